@@ -1,0 +1,73 @@
+"""Input checks shared by every public function: one place, one wording."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def floating(x: Any, name: str, ndim: int | None = None, dim: int | None = None) -> Tensor:
+    """Return ``x`` if it is a finite floating-point tensor of the asked rank and last dimension; raise otherwise.
+
+    Raises:
+        TypeError: ``x`` is not a tensor, or is an integer, bool or complex one.
+        ValueError: wrong number of axes, wrong last dimension, NaN or infinity.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got dtype {x.dtype}")
+    if ndim is not None and x.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(x.shape)}")
+    if dim is not None and (x.ndim == 0 or x.shape[-1] != dim):
+        raise ValueError(f"{name} must have last dimension {dim}, got shape {tuple(x.shape)}")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{name} contains NaN or infinity")
+    return x
+
+
+def positive(value: float, name: str) -> float:
+    """Return ``value`` if it is a finite positive number.
+
+    Raises:
+        ValueError: not finite or not above zero.
+    """
+    number = float(value)
+    if not 0.0 < number < float("inf"):
+        raise ValueError(f"{name} must be a positive finite number, got {value}")
+    return number
+
+
+def one_of(value: str, allowed: Iterable[str], name: str) -> str:
+    """Return ``value`` if it is one of ``allowed``; otherwise name the choices and the nearest match.
+
+    Raises:
+        ValueError: ``value`` is not among ``allowed``.
+    """
+    choices = list(allowed)
+    if value in choices:
+        return value
+    near = get_close_matches(str(value), choices, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(m) for m in near)}?" if near else ""
+    raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}{hint}")
+
+
+def per_sample(t: float | Tensor, x: Tensor, name: str = "t") -> Tensor:
+    """Return ``t`` in the dtype and on the device of ``x``, shaped to broadcast over the trailing axes of ``x: (N, *shape)``.
+
+    Raises:
+        TypeError: ``t`` is neither a number nor a tensor.
+        ValueError: ``t`` is NaN or infinite, or is neither 0-d nor of shape ``(N,)``.
+    """
+    if isinstance(t, bool) or not isinstance(t, (int, float, Tensor)):
+        raise TypeError(f"{name} must be a number or a tensor, got {type(t).__name__}")
+    out = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    if not bool(torch.isfinite(out).all()):
+        raise ValueError(f"{name} contains NaN or infinity")
+    if out.ndim == 0:
+        return out
+    if out.shape != x.shape[:1]:
+        raise ValueError(f"{name} must be a number, 0-d, or of shape ({x.shape[0]},) like the batch; got shape {tuple(out.shape)}")
+    return out.reshape(-1, *([1] * (x.ndim - 1)))
