@@ -28,7 +28,7 @@ def floating(x: Any, name: str, ndim: int | None = None, dim: int | None = None)
     return x
 
 
-def positive(value: float, name: str) -> float:
+def positive(value: float | int, name: str) -> float:
     """Return ``value`` if it is a finite positive number.
 
     Raises:
@@ -54,7 +54,7 @@ def one_of(value: str, allowed: Iterable[str], name: str) -> str:
     raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}{hint}")
 
 
-def per_sample(t: float | Tensor, x: Tensor, name: str = "t") -> Tensor:
+def per_sample(t: float | int | Tensor, x: Tensor, name: str = "t") -> Tensor:
     """Return ``t`` in the dtype and on the device of ``x``, shaped to broadcast over the trailing axes of ``x: (N, *shape)``.
 
     Raises:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore import _components
-from mathcore._components import DIRECT_LIMIT, Corrupted
+from mathcore._components import Corrupted
 from mathcore._types import Matrices, Points, Scalars
 from mathcore._validate import floating, per_sample
 
@@ -17,6 +17,8 @@ Scale = float | int | Float[Tensor, ""] | Float[Tensor, " n"]
 
 Covariances = Float[Tensor, " k"] | Float[Tensor, "k d"] | Float[Tensor, "k d d"]
 """K covariances: isotropic variances ``(K,)``, diagonals ``(K, D)`` or matrices ``(K, D, D)``."""
+
+Field = Callable[[Corrupted, Tensor], Tensor]
 
 
 def draw(means: Tensor, covs: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -88,7 +90,7 @@ class PosteriorMixture:
 class CorruptibleMixture:
     """Shared by ``GaussianMixture`` and ``Empirical``: every exact field of the law of a x_0 + s eps, s and a shared or one per row.
 
-    Tweedie's formula (Lemma 3.3.3) and its higher orders hold between these: a E[x_0|x] = x + s^2 score, a^2 Cov[x_0|x] = s^2 I + s^4 Jacobian.
+    Tweedie's formula and its second order (section 3.3.4) tie them: a E[x_0|x] = x + s^2 score, a^2 Cov[x_0|x] = s^2 I + s^4 Jacobian.
     Arguments common to all methods: ``x_t`` ``(N, D)``; ``a`` and ``s`` numbers, 0-d or ``(N,)`` tensors, ``s >= 0`` (``s > 0`` for a finite data set).
     All raise TypeError for a tensor of another dtype than the law's and ValueError for a wrong shape, NaN, or a and s both zero.
     """
@@ -108,15 +110,16 @@ class CorruptibleMixture:
         """The number of components K."""
         return len(self.means)
 
-    def _points(self, x: Tensor, name: str) -> Tensor:
+    def checked_points(self, x: Tensor, name: str) -> Tensor:
+        """Return ``x`` if it is ``(N, D)``, finite, in the dtype and on the device of the law; raise as said above otherwise."""
         floating(x, name, ndim=2, dim=self.dim)
         if x.dtype != self.means.dtype or x.device != self.means.device:
             law = f"{self.means.dtype} on {self.means.device}"
             raise TypeError(f"{name} is {x.dtype} on {x.device} but the law is {law}; convert one of them with .to(...)")
         return x
 
-    def _scales(self, a: Scale, s: Scale, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both coefficients checked, both 0-d or both ``(n, 1)``."""
+    def checked_scales(self, a: Scale, s: Scale, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both coefficients in the dtype of ``x`` if the corrupted law has a density, both 0-d or both ``(n, 1)``."""
         first, second = torch.broadcast_tensors(per_sample(a, x, "a"), per_sample(s, x, "s"))
         if bool((second < 0).any()):
             raise ValueError(f"s must be non-negative, got {float(second.min())}")
@@ -126,28 +129,33 @@ class CorruptibleMixture:
             raise ValueError("s must be positive for a finite data set: without noise it has no density, got 0.0")
         return first, second
 
+    def components_1d(self, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and standard deviations of the components of a x_0 + s eps in one dimension, ``(1, K)`` or ``(n, K)``; checked a and s."""
+        return a * self.means.T, (a.square() * self._matrices.reshape(1, -1) + s.square()).sqrt()
+
     def _seen(self, a: Tensor, s: Tensor) -> Corrupted:
         return Corrupted(self.means, self._matrices, self._centre, a, s)
 
     def _weights(self, seen: Corrupted, x: Tensor) -> Tensor:
         return torch.softmax(self.weights.log() + seen.log_density(x), dim=1)
 
-    def _by_rows(self, field: Callable[[Corrupted, Tensor], Tensor], x: Tensor, a: Tensor, s: Tensor, contracts: bool) -> Tensor:
-        """Evaluate ``field`` on blocks of rows of bounded memory; on all of them if it is a contraction done by matrix products."""
-        shared = a.ndim == 0
-        seen = self._seen(a, s) if shared or (contracts and self._matrices.shape[1:] == (1,)) else None
-        if seen is not None and contracts and seen.expandable:
-            return field(seen, x)
-        per_row = self.means.numel() * (self.dim if self._matrices.ndim == 3 and not shared else 1)
-        rows = max(1, DIRECT_LIMIT // per_row)
-        if seen is not None:
-            return torch.cat([field(seen, part) for part in x.split(rows)])
-        parts = zip(x.split(rows), a.split(rows), s.split(rows))
-        return torch.cat([field(self._seen(a_i, s_i), x_i) for x_i, a_i, s_i in parts])
+    def _block_rows(self, per_component: int) -> int:
+        return max(1, _components.DIRECT_LIMIT // (self.n_components * per_component))
 
-    def _field(self, field: Callable[[Corrupted, Tensor], Tensor], x_t: Tensor, a: Scale, s: Scale, contracts: bool = False) -> Tensor:
-        self._points(x_t, "x_t")
-        return self._by_rows(field, x_t, *self._scales(a, s, x_t), contracts)
+    def _shared(self, seen: Corrupted, field: Field, x: Tensor, contracts: bool) -> Tensor:
+        """Evaluate ``field`` at all points at once if it is a contraction done by matrix products, otherwise in blocks of bounded memory."""
+        if contracts and seen.expandable:
+            return field(seen, x)
+        return torch.cat([field(seen, part) for part in x.split(self._block_rows(self.dim))])
+
+    def _field(self, field: Field, x_t: Tensor, a: Scale, s: Scale, contracts: bool = False) -> Tensor:
+        first, second = self.checked_scales(a, s, self.checked_points(x_t, "x_t"))
+        if first.ndim == 0 or (contracts and self._matrices.shape[1:] == (1,)):
+            return self._shared(self._seen(first, second), field, x_t, contracts)
+        # every row has covariances of its own
+        rows = self._block_rows(self._matrices[0].numel() if self._matrices.ndim == 3 else self.dim)
+        parts = zip(x_t.split(rows), first.split(rows), second.split(rows))
+        return torch.cat([field(self._seen(a_i, s_i), x_i) for x_i, a_i, s_i in parts])
 
     def _log_prob(self, seen: Corrupted, x: Tensor) -> Tensor:
         return torch.logsumexp(self.weights.log() + seen.log_density(x), dim=1)
@@ -200,6 +208,16 @@ class CorruptibleMixture:
         """Return E[x_0 | x_t], the minimiser of the clean-prediction loss (Prop. 4.2.1): ``(N, D)``."""
         return self._field(lambda seen, x: seen.mean_posterior(x, self._weights(seen, x)), x_t, a, s, contracts=True)
 
+    def posterior_mean_and_score(self, x_t: Points, a: Scale, s: Scale) -> tuple[Points, Points]:
+        """Return ``posterior_mean`` and ``corrupted_score`` for the price of one."""
+
+        def both(seen: Corrupted, x: Tensor) -> Tensor:
+            weights = self._weights(seen, x)
+            return torch.cat([seen.mean_posterior(x, weights), seen.mean_score(x, weights)], dim=1)
+
+        mean, score = self._field(both, x_t, a, s, contracts=True).split(self.dim, dim=1)
+        return mean, score
+
     def posterior_cov(self, x_t: Points, a: Scale, s: Scale) -> Matrices:
         """Return Cov[x_0 | x_t]: ``(N, D, D)``."""
         return self._field(self._posterior_cov, x_t, a, s)
@@ -220,7 +238,7 @@ class CorruptibleMixture:
         def cumulant(seen: Corrupted, x: Tensor) -> Tensor:
             weights = self._weights(seen, x)
             dev = _components.deviations(weights, seen.posterior_means(x))[..., 0]
-            variances = (seen.gains() * _components.lift(seen.s, seen.covs.ndim).square()).flatten(seen.a.ndim // 2 + 1)[..., 0]
+            variances = (seen.gains() * _components.lift(seen.s, seen.covs.ndim).square()).reshape(-1, self.n_components)
             return (weights * (dev**3 + 3 * variances * dev)).sum(-1)
 
         return self._field(cumulant, x_t, a, s)
