@@ -62,9 +62,10 @@ class Corrupted:
         noisy = lift(a, covs.ndim).square() * covs
         variance = lift(s, covs.ndim).square()
         if self.full:
-            noisy = noisy + variance * torch.eye(self.dim, dtype=means.dtype, device=means.device)
-            factor = torch.linalg.cholesky(noisy)
-            self.precisions = torch.cholesky_inverse(factor)
+            identity = torch.eye(self.dim, dtype=means.dtype, device=means.device)
+            factor = torch.linalg.cholesky(noisy + variance * identity)
+            # not cholesky_inverse: its forward-mode derivative is wrong (torch 2.13), and velocities are differentiated in time that way
+            self.precisions = torch.cholesky_solve(identity.expand_as(factor), factor)
             self.log_dets = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         else:
             noisy = noisy + variance

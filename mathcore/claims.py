@@ -9,7 +9,7 @@ check, or without a control, fails. Inside a notebook the block leaves one line 
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ class Checks:
         text = f"above its bound by {-lack:.1e} or more" if lack <= 0 else f"below its bound by {lack:.1e}, allowed {slack:.1e}"
         self._verdict(lack <= slack, "at least", text)
 
-    def order(self, step_sizes: Sequence[float], errors: Sequence[float], expected: float, tol: float = 0.15) -> None:
+    def order(self, step_sizes: Any, errors: Any, expected: float, tol: float = 0.15) -> None:
         """Check that errors fall as ``step_size ** expected``: the least-squares slope on log-log axes lies within ``tol``.
 
         Raises:

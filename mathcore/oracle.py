@@ -113,23 +113,14 @@ class AffineGaussianOracle:
         """Return the coefficients of clean, score and x in the velocity: ``(3,)`` or ``(3, n)``, float64."""
         schedule = self._continuous("velocity")
         time = schedule.as_time(t)
-        sigma = schedule.sigma(time)
-        noisy = sigma > 0
-
-        def inside(u: Tensor, s: Tensor) -> Tensor:
-            return torch.stack([schedule.dalpha(u), -s * schedule.dsigma(u), torch.zeros_like(u)])
-
-        def at_clean_end(u: Tensor) -> Tensor:
-            return torch.stack([torch.zeros_like(u), -0.5 * schedule.g2(u), schedule.f(u)])
-
+        noisy = schedule.sigma(time) > 0
         if bool(noisy.all()):
-            return inside(time, sigma)
+            return _inside(schedule, time)
         if not bool(noisy.any()):
-            return at_clean_end(time)
-        out = time.new_zeros(3, len(time))
-        return out.index_put((torch.arange(3)[:, None], noisy.nonzero()[:, 0]), inside(time[noisy], sigma[noisy])).index_put(
-            (torch.arange(3)[:, None], (~noisy).nonzero()[:, 0]), at_clean_end(time[~noisy])
-        )
+            return _at_clean_end(schedule, time)
+        rows = torch.arange(3)[:, None]
+        out = time.new_zeros(3, len(time)).index_put((rows, noisy.nonzero()[:, 0]), _inside(schedule, time[noisy]))
+        return out.index_put((rows, (~noisy).nonzero()[:, 0]), _at_clean_end(schedule, time[~noisy]))
 
     def flow_map(self, x: Points, s: Time, t: Time) -> Points:
         """Return Psi_{s -> t}(x), the solution at ``t`` of the probability-flow ODE through ``x`` at ``s`` (Eq. 10.1.2): ``(N, D)``.
@@ -186,3 +177,13 @@ def _gaussian_flow(data: GaussianMixture, x: Tensor, source: tuple[Tensor, Tenso
     ratio = (after / before).sqrt()
     moved = ratio * offset if basis is None else (ratio * (offset @ basis)) @ basis.T
     return target[0] * mean + moved
+
+
+def _inside(schedule: AffineSchedule, t: Tensor) -> Tensor:
+    """The velocity as alpha' clean - sigma sigma' score, for sigma > 0."""
+    return torch.stack([schedule.dalpha(t), -schedule.sigma(t) * schedule.dsigma(t), torch.zeros_like(t)])
+
+
+def _at_clean_end(schedule: AffineSchedule, t: Tensor) -> Tensor:
+    """The velocity as f x - g^2 score / 2, for sigma = 0."""
+    return torch.stack([torch.zeros_like(t), -0.5 * schedule.g2(t), schedule.f(t)])

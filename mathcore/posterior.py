@@ -163,6 +163,19 @@ class CorruptibleMixture:
     def _score(self, seen: Corrupted, x: Tensor) -> Tensor:
         return seen.mean_score(x, self._weights(seen, x))
 
+    def _mean(self, seen: Corrupted, x: Tensor) -> Tensor:
+        return seen.mean_posterior(x, self._weights(seen, x))
+
+    def _mean_and_score(self, seen: Corrupted, x: Tensor) -> Tensor:
+        weights = self._weights(seen, x)
+        return torch.cat([seen.mean_posterior(x, weights), seen.mean_score(x, weights)], dim=1)
+
+    def _cumulant3(self, seen: Corrupted, x: Tensor) -> Tensor:
+        weights = self._weights(seen, x)
+        dev = _components.deviations(weights, seen.posterior_means(x))[..., 0]
+        variances = (seen.gains() * _components.lift(seen.s, seen.covs.ndim).square()).reshape(-1, self.n_components)
+        return (weights * (dev**3 + 3 * variances * dev)).sum(-1)
+
     def _jacobian(self, seen: Corrupted, x: Tensor) -> Tensor:
         weights = self._weights(seen, x)
         return _components.between(weights, seen.scores(x)) - _components.within(weights, seen.precisions, seen.full, self.dim)
@@ -206,16 +219,11 @@ class CorruptibleMixture:
 
     def posterior_mean(self, x_t: Points, a: Scale, s: Scale) -> Points:
         """Return E[x_0 | x_t], the minimiser of the clean-prediction loss (Prop. 4.2.1): ``(N, D)``."""
-        return self._field(lambda seen, x: seen.mean_posterior(x, self._weights(seen, x)), x_t, a, s, contracts=True)
+        return self._field(self._mean, x_t, a, s, contracts=True)
 
     def posterior_mean_and_score(self, x_t: Points, a: Scale, s: Scale) -> tuple[Points, Points]:
         """Return ``posterior_mean`` and ``corrupted_score`` for the price of one."""
-
-        def both(seen: Corrupted, x: Tensor) -> Tensor:
-            weights = self._weights(seen, x)
-            return torch.cat([seen.mean_posterior(x, weights), seen.mean_score(x, weights)], dim=1)
-
-        mean, score = self._field(both, x_t, a, s, contracts=True).split(self.dim, dim=1)
+        mean, score = self._field(self._mean_and_score, x_t, a, s, contracts=True).split(self.dim, dim=1)
         return mean, score
 
     def posterior_cov(self, x_t: Points, a: Scale, s: Scale) -> Matrices:
@@ -234,11 +242,4 @@ class CorruptibleMixture:
         """
         if self.dim != 1:
             raise ValueError(f"posterior_cumulant3 needs dimension 1, got {self.dim}")
-
-        def cumulant(seen: Corrupted, x: Tensor) -> Tensor:
-            weights = self._weights(seen, x)
-            dev = _components.deviations(weights, seen.posterior_means(x))[..., 0]
-            variances = (seen.gains() * _components.lift(seen.s, seen.covs.ndim).square()).reshape(-1, self.n_components)
-            return (weights * (dev**3 + 3 * variances * dev)).sum(-1)
-
-        return self._field(cumulant, x_t, a, s)
+        return self._field(self._cumulant3, x_t, a, s)

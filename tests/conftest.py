@@ -5,7 +5,7 @@ import pytest
 import torch
 
 # Every annotated signature of mathcore is checked while the tests run. Must precede the first import of the package.
-jaxtyping.install_import_hook("mathcore", "beartype.beartype")
+jaxtyping.install_import_hook("mathcore", "typechecker.checked")
 
 torch.set_num_threads(1)
 

@@ -202,15 +202,15 @@ def test_exact_flow_solves_the_ode(name, law):
 def test_adaptive_flow(name):
     schedule, law = SCHEDULES[name], make(8, 3, 2)
     oracle, t = AffineGaussianOracle(law, schedule), at(schedule, 0.8)
-    x = points(law, 5)
+    x = points(law, 3)
     there = oracle.flow_map(x, schedule.t_min, t)
     close(there, reference_flow(oracle, x, schedule.t_min, t), rtol=1e-8, atol=1e-8)
     close(oracle.flow_map(there, t, schedule.t_min), x, rtol=1e-7, atol=1e-7)  # tolerance 1e-10 times the expansion of the map
     half = at(schedule, 0.4)
     close(oracle.flow_map(oracle.flow_map(x, schedule.t_min, half), half, t), there, rtol=1e-8, atol=1e-8)
-    times = torch.linspace(0.1, 0.8, 5, dtype=F64) * schedule.t_max
-    rows = torch.cat([oracle.flow_map(x[i : i + 1], 0.05, times[i]) for i in range(5)])
-    close(oracle.flow_map(x, 0.05, times), rows, rtol=1e-8, atol=1e-8)
+    times = torch.tensor([0.1, 0.8], dtype=F64) * schedule.t_max
+    rows = torch.cat([oracle.flow_map(x[i : i + 1], 0.05, times[i]) for i in range(2)])
+    close(oracle.flow_map(x[:2], 0.05, times), rows, rtol=1e-8, atol=1e-8)
     assert torch.equal(oracle.flow_map(x[:0], 0.05, t), x[:0])
 
 

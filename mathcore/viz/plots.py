@@ -240,14 +240,14 @@ def trajectories(
         raise ValueError(
             f"paths must have shape (T, N, 1) with times (T,), or (T, N, 2) without; got {x.shape}, times given: {times is not None}"
         )
-    tone, first, ax = style.color(color), {"label": label}, _axes(ax, 3.4 if dim == 1 else 4.0, style.WIDTH if dim == 1 else 4.6)
+    tone, ax = style.color(color), _axes(ax, 3.4 if dim == 1 else 4.0, style.WIDTH if dim == 1 else 4.6)
     clock = array(times, "times", len(x)) if times is not None else None
     for k in range(x.shape[1]):
         coordinates = (clock, x[:, k, 0]) if clock is not None else (x[:, k, 0], x[:, k, 1])
-        ax.plot(*coordinates, color=tone, alpha=alpha, linewidth=1.0, **(first if k == 0 else {}))
+        ax.plot(*coordinates, color=tone, alpha=alpha, linewidth=1.0, label=label if k == 0 else None)
     if dim == 2:
-        ax.scatter(*x[0].T, s=14, facecolors="none", edgecolors=tone, linewidths=0.8)
-        ax.scatter(*x[-1].T, s=10, color=tone, linewidths=0)
+        ax.scatter(x[0, :, 0], x[0, :, 1], s=14, facecolors="none", edgecolors=tone, linewidths=0.8)
+        ax.scatter(x[-1, :, 0], x[-1, :, 1], s=10, color=tone, linewidths=0)
         ax.set_aspect("equal")
     ax.set(xlabel=xlabel or ("time $t$" if dim == 1 else "$x_1$"), ylabel=ylabel or ("$x$" if dim == 1 else "$x_2$"))
     return ax

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgb
 
 from mathcore._validate import one_of
@@ -124,7 +125,7 @@ RC: dict[str, Any] = {
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.7,
     "lines.markersize": 4.5,
-    "axes.prop_cycle": mpl.cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=CYCLE),
     "axes.formatter.use_mathtext": True,
     "axes.formatter.limits": (-4, 4),
     "image.cmap": "gray_r",
