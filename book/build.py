@@ -36,10 +36,14 @@ def library_key() -> str:
 
 
 def notebooks_of_toc(root: Path) -> list[Path]:
-    """Return the notebooks that the table of contents names, in reading order."""
+    """Return the notebooks that the table of contents names, in reading order: its root, chapters and sections."""
     toc = yaml.safe_load((root / "_toc.yml").read_text())
-    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    return [path for file in files if (path := root / f"{file}.ipynb").is_file()]
+    return [path for file in _files(toc) if (path := root / f"{file}.ipynb").is_file()]
+
+
+def _files(entry: dict) -> list[str]:
+    own = [entry[key] for key in ("root", "file") if key in entry]
+    return own + [file for key in ("parts", "chapters", "sections") for child in entry.get(key, []) for file in _files(child)]
 
 
 def open_cache(build: Path, key: str) -> JupyterCacheBase:

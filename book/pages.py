@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from mathcore.claims import MIME
+from mathcore.claims import MIME, describe
 from mathcore.ledger import Row, ledger
 
 
@@ -64,8 +64,8 @@ def ledger_page(runs: list[Run]) -> str:
 
 def _line(row: Row, run: Run) -> str:
     records = run.of(row.id)
-    checks = "; ".join(_escape(f"{check['kind']}: {check['text']}") for record in records for check in record["checks"])
-    controls = "; ".join(_escape(f"{control['kind']}: {control['text']}") for record in records for control in record["controls"])
+    checks = _escape(describe([check for record in records for check in record["checks"]]))
+    controls = _escape(describe([control for record in records for control in record["controls"]]))
     found = {"checked": checks or "**no record**", "shown": "computed and shown", "read": f"read: {row.why}"}[row.status]
     return f"| {run.link(row)} {row.title} | {found} | {controls} |\n"
 

@@ -9,6 +9,7 @@ check, or without a control, fails. Inside a notebook the block leaves one line 
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ class Checks:
     """The checks that a claim block offers; each returns nothing, records what it measured, and raises :class:`ClaimError` on failure."""
 
     def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
+        self.records: list[dict[str, str]] = []
 
     def _verdict(self, ok: bool, kind: str, text: str, detail: str = "") -> None:
         self.records.append({"kind": kind, "text": text})
@@ -146,7 +147,7 @@ class Claim(Checks):
     def __init__(self, ids: tuple[str, ...]) -> None:
         super().__init__()
         self.ids = ids
-        self.controls: list[dict[str, Any]] = []
+        self.controls: list[dict[str, str]] = []
 
     def rejects(self, check: Callable[[Checks], Any]) -> None:
         """Negative control: run ``check`` on a wrong statement and require that it fails.
@@ -188,8 +189,7 @@ class Claim(Checks):
 
         rows = [ledger().row(id) for id in self.ids]
         names = ", ".join(row.number for row in rows)
-        checks = "; ".join(f"{r['kind']}: {r['text']}" for r in self.records)
-        controls = "; ".join(f"{r['kind']}: {r['text']}" for r in self.controls)
+        checks, controls = describe(self.records), describe(self.controls)
         text = f"✓ {names} | {checks} | rejected control: {controls}"
         html = (
             f'<div class="claim"><span class="claim-name">✓ {escape(names)}</span> {escape(checks)}'
@@ -197,6 +197,12 @@ class Claim(Checks):
         )
         record = {"ids": list(self.ids), "checks": self.records, "controls": self.controls}
         publish_display_data({"text/plain": text, "text/html": html, MIME: record})
+
+
+def describe(records: list[dict[str, str]]) -> str:
+    """Return what was measured in one line; what repeats is counted."""
+    counts = Counter(f"{record['kind']}: {record['text']}" for record in records)
+    return "; ".join(text if n == 1 else f"{n} × {text}" for text, n in counts.items())
 
 
 def claim(*ids: str) -> Claim:

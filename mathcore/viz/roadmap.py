@@ -103,14 +103,16 @@ def timeline(ax: Axes | None = None) -> Axes:
 
 def chapter_map(ax: Axes | None = None) -> Axes:
     """Draw :data:`STOPS` as a graph, an arrow from what is needed to what needs it; planned chapters have a dashed outline and no tint."""
+    ax = ax if ax is not None else plt.subplots(figsize=style.size(6.4, 6.7))[1]
     kinds = {stop.name: LANES[stop.lane] if stop.lane else "box" for stop in STOPS if stop.chapter in AVAILABLE}
-    ax = graphs.graph(
+    graphs.graph(
         {stop.name: stop.label for stop in STOPS},
         [(need, stop.name) for stop in STOPS for need in stop.needs],
         {stop.name: stop.at for stop in STOPS},
         kinds={stop.name: kinds.get(stop.name, "box") for stop in STOPS},
         ax=ax,
     )
+    ax.set_xlim(-0.75, max(stop.at[0] for stop in STOPS) + 0.75)  # room for the longest label
     planned = {stop.label: stop.lane for stop in STOPS if stop.chapter not in AVAILABLE}
     for text in ax.texts:
         if text.get_text() in planned:

@@ -1,0 +1,191 @@
+"""Every page of the built book in a browser, in both themes and at two widths: what a reader would see is there, and nothing is fetched from outside."""
+
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import HTML, NOTEBOOKS, PAGES, SHOTS
+
+pytestmark = pytest.mark.book
+
+FACTS = r"""() => {
+  const outside = '.mjx-container, mjx-container, pre, code, script, style, textarea, noscript';
+  const raw = [], walker = document.createTreeWalker(document.querySelector('article'), NodeFilter.SHOW_TEXT);
+  for (let node; (node = walker.nextNode());)
+    if (!node.parentElement.closest(outside) && /\$\$|\\\(|\\\[|\\begin\{|\\math|\{(ref|prf:ref|doc|cite:?\w*|term)\}/.test(node.data)) raw.push(node.data.trim().slice(0, 80));
+  const math = [...document.querySelectorAll('.math')];
+  const describe = img => img.alt || img.src.slice(0, 80);
+  const pictures = [...document.querySelectorAll('article img')];
+  const layered = img => img.closest('.mc-explore figure') && [...img.closest('figure').querySelectorAll('img')].some(other => other.alt);
+  return {
+    title: document.querySelector('article h1')?.innerText ?? '',
+    formulas: math.length,
+    untypeset: math.filter(m => !m.querySelector('mjx-container')).map(m => m.textContent.slice(0, 80)),
+    errors: [...document.querySelectorAll('mjx-merror, [data-mml-node="merror"]')].map(m => m.closest('mjx-container')?.textContent.slice(0, 80)),
+    raw,
+    broken: [...document.images].filter(img => !img.complete || img.naturalWidth === 0).map(describe),
+    silent: pictures.filter(img => !layered(img) && (!img.alt.trim() || /_images|\.png$/.test(img.alt))).map(describe),
+    theme: document.documentElement.dataset.theme,
+  };
+}"""
+
+OVERFLOW = """() => {
+  const root = document.documentElement, width = root.clientWidth;
+  if (root.scrollWidth <= width) return [];
+  const wide = [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > width + 1 + window.scrollX);
+  return [`page is ${root.scrollWidth} wide on ${width}`, ...wide.slice(0, 5).map(e => e.outerHTML.slice(0, 100))];
+}"""
+
+STILL = "*{transition:none!important;animation:none!important;scroll-behavior:auto!important}"
+
+
+def shoot(page, name):
+    """Keep a picture of the page; Chromium draws nothing below some 16,000 pixels."""
+    height = min(page.evaluate("document.documentElement.scrollHeight"), 15_000)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    clip = {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height}
+    page.screenshot(path=SHOTS / f"{name.replace('/', '-')}.png", full_page=True, clip=clip)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_page(open_page, name, theme):
+    opened = open_page(name, theme)
+    page = opened.page
+    page.add_style_tag(content=STILL)
+    facts = page.evaluate(FACTS)
+    assert facts["theme"] == theme
+    assert facts["title"]
+    for fault in ("untypeset", "errors", "raw", "broken", "silent"):
+        assert facts[fault] == [], fault
+    assert page.evaluate(OVERFLOW) == []
+    shoot(page, f"{name}-{theme}")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(300)  # the layout settles
+    assert page.evaluate(OVERFLOW) == []
+    shoot(page, f"{name}-{theme}-phone")
+    assert opened.problems == []
+
+
+@pytest.fixture(scope="module")
+def soups(html):
+    return {
+        path.relative_to(html).as_posix(): BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for path in html.rglob("*.html")
+        if "_static" not in path.parts
+    }
+
+
+def test_links_and_anchors_resolve(soups):
+    """Every relative link of every page leads to a file of the book, and every fragment to an element of that page."""
+    ids = {
+        name: {tag["id"] for tag in soup.find_all(id=True)} | {tag["name"] for tag in soup.find_all("a", attrs={"name": True})}
+        for name, soup in soups.items()
+    }
+    dead = []
+    for name, soup in soups.items():
+        for tag in soup.select("a[href]"):
+            link = urlsplit(tag["href"])
+            if link.scheme or link.netloc:
+                continue
+            target = (HTML / name).parent / unquote(link.path) if link.path else HTML / name
+            if not target.is_file():
+                dead.append(f"{name}: {tag['href']}")
+                continue
+            page = target.resolve().relative_to(HTML).as_posix()
+            if link.fragment and page in ids and unquote(link.fragment) not in ids[page]:
+                dead.append(f"{name}: {tag['href']}")
+    assert dead == []
+
+
+def test_every_page_of_the_contents_is_reachable_from_the_first(soups):
+    links = {
+        (HTML / "book" / unquote(urlsplit(tag["href"]).path)).resolve()
+        for tag in soups[f"{PAGES[0]}.html"].select("nav a[href]")
+        if "://" not in tag["href"]
+    }
+    assert {(HTML / f"{name}.html").resolve() for name in PAGES[1:]} <= links
+
+
+def test_nothing_is_loaded_from_elsewhere(soups):
+    """Scripts, styles, pictures and fonts named in the pages are files of the book."""
+    dead = []
+    for name, soup in soups.items():
+        for tag in soup.select("script[src], img[src], link[href], iframe[src], source[src]"):
+            address = tag.get("src") or tag.get("href")
+            link = urlsplit(address)
+            if link.scheme == "data" or set(tag.get("rel", [])) & {"canonical", "next", "prev", "index", "search"}:
+                continue
+            if link.scheme or link.netloc or not ((HTML / name).parent / unquote(link.path)).is_file():
+                dead.append(f"{name}: {address[:100]}")
+    assert dead == []
+
+
+def test_search_finds_the_score(open_page):
+    opened = open_page("search", query="?q=score")
+    opened.page.wait_for_selector("#search-results ul.search li")
+    found = opened.page.locator("#search-results ul.search li a").all_inner_texts()
+    assert any("Glossary" in text or "Notation" in text for text in found), found
+    assert opened.problems == []
+
+
+def explorations():
+    """Notebook pages that hold a slider; all notebooks, so that each is reported, where the book has not been built."""
+    built = [name for name in NOTEBOOKS if (HTML / f"{name}.html").is_file()]
+    return [name for name in built if "mc-explore" in (HTML / f"{name}.html").read_text(encoding="utf-8")] or NOTEBOOKS
+
+
+def test_every_notebook_has_something_to_explore(html):
+    assert explorations() == NOTEBOOKS
+
+
+@pytest.mark.parametrize("name", explorations())
+def test_a_slider_moves_its_figure(open_page, name):
+    """By mouse, then by keyboard; the frame has to change, and the value that is read aloud with it."""
+    opened = open_page(name)
+    page = opened.page
+    block = page.locator(".mc-explore[data-ready]").filter(has=page.locator("input[type=range]")).first
+    control, picture = block.locator("input[type=range]").first, block.locator("figure img").last
+
+    def state():
+        return picture.get_attribute("src"), control.get_attribute("aria-valuetext")
+
+    control.scroll_into_view_if_needed()
+    box = control.bounding_box()
+    seen = []
+    for share in (0.02, 0.98):  # the two ends of the track
+        page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        seen.append(state())
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] != seen[1][1]
+    control.focus()
+    page.keyboard.press("Home")
+    assert state() == seen[0]
+    page.keyboard.press("ArrowRight")
+    assert state() not in seen or control.get_attribute("max") == "1"
+    page.keyboard.press("End")
+    assert state() == seen[1]
+    assert picture.evaluate("img => img.decode().then(() => img.naturalWidth > 0)")
+    assert opened.problems == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", [PAGES[0], explorations()[0]])
+def test_a_page_can_be_printed(open_page, name, theme):
+    """On paper there are no controls and no sidebars, and dark ink stands on white in both themes."""
+    opened = open_page(name, theme)
+    page = opened.page
+    page.emulate_media(media="print")
+    gone = page.locator(".mc-explore form, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article").all()
+    assert [e for e in gone if e.is_visible()] == []
+    ink, paper = page.evaluate(
+        """() => { const light = c => { const [r, g, b, a = 1] = c.match(/[\\d.]+/g).map(Number); return a === 0 ? 255 : (r + g + b) / 3 };
+        return [light(getComputedStyle(document.querySelector('article p')).color), light(getComputedStyle(document.body).backgroundColor)] }"""
+    )
+    assert ink < 90
+    assert paper > 230
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    pdf = SHOTS / f"{name.replace('/', '-')}-{theme}-print.pdf"
+    page.pdf(path=pdf, format="A4")
+    assert pdf.read_bytes()[:5] == b"%PDF-"
+    assert opened.problems == []

@@ -1,0 +1,90 @@
+"""A false claim stops the build and turns the test run red; so does a claim that lost its control. The same book, put right, is green."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+pytestmark = [pytest.mark.book, pytest.mark.timeout(900)]
+
+CONFIG = """title: A tiny book
+only_build_toc_files: true
+execute: {execute_notebooks: cache, cache: _build/cache, timeout: 120}
+sphinx: {config: {nb_execution_raise_on_error: true, suppress_warnings: [mystnb.unknown_mime_type]}}
+"""
+
+CELL = """import sympy as sp
+
+from mathcore.claims import claim
+
+x = sp.Symbol("x")
+with claim("thm-2-1-1") as c:
+    c.zero(sp.expand((x + 1) ** 2) - STATEMENT)
+    CONTROL
+"""
+TRUE, FALSE = "x**2 - 2 * x - 1", "x**2 - x - 1"
+CONTROL = "c.rejects(lambda c: c.zero(sp.expand((x + 1) ** 2) - x**2 - 1))"
+
+BOOKS = {
+    "true": (CELL.replace("STATEMENT", TRUE).replace("CONTROL", CONTROL), None),
+    "false": (CELL.replace("STATEMENT", FALSE).replace("CONTROL", CONTROL), "zero: it is"),
+    "no-control": (CELL.replace("STATEMENT", TRUE).replace("CONTROL", ""), "the block has no negative control"),
+    "control-that-holds": (
+        CELL.replace("STATEMENT", TRUE).replace("CONTROL", CONTROL.replace("x**2 - 1", TRUE)),
+        "the control was not rejected",
+    ),
+}
+
+
+@pytest.fixture(params=BOOKS)
+def book(request, tmp_path):
+    """A book of one notebook with one claim; yields its folder and what the run has to say, or None if it has to pass."""
+    source, complaint = BOOKS[request.param]
+    code = {"cell_type": "code", "id": "claim", "metadata": {}, "source": source, "execution_count": None, "outputs": []}
+    title = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# A page\n\nWith one claim."}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {
+        "cells": [title, code],
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    (tmp_path / "tiny.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: tiny\n", encoding="utf-8")
+    (tmp_path / "_config.yml").write_text(CONFIG, encoding="utf-8")
+    return tmp_path, complaint
+
+
+def run(*command, cwd):
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_build(book):
+    folder, complaint = book
+    status, output = run(PROJECT / "book" / "build.py", "--root", folder, cwd=folder)
+    page = folder / "_build" / "html" / "tiny.html"
+    if complaint is None:
+        assert status == 0, output
+        assert '<div class="claim">' in page.read_text(encoding="utf-8")
+    else:
+        assert status != 0, output
+        assert "tiny.ipynb failed" in output
+        assert "thm-2-1-1" in output
+        assert complaint in output
+        assert not page.exists()
+
+
+def test_notebook_run(book):
+    folder, complaint = book
+    status, output = run("-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "tiny.ipynb", cwd=folder)
+    if complaint is None:
+        assert status == 0, output
+    else:
+        assert status == 1, output
+        assert "thm-2-1-1" in output
+        assert complaint in output
