@@ -35,7 +35,7 @@ def smallest_gap(decoder: Decoder, sigma_dec: float, x: float, start: Float[Tens
 
     Raises:
         TypeError: not floating-point tensors.
-        ValueError: wrong shapes, NaN, a standard deviation that is not positive.
+        ValueError: wrong shapes, NaN, a standard deviation that is not positive, or a best q that leaves the grid.
     """
     floating(start, "start", ndim=2, dim=2)
     if not bool((start[:, 1] > 0).all()):
@@ -43,13 +43,16 @@ def smallest_gap(decoder: Decoder, sigma_dec: float, x: float, start: Float[Tens
     log_posterior = log_joint(decoder, sigma_dec, x, z) - log_evidence(decoder, sigma_dec, x, z)
     step = z[1] - z[0]
     theta = torch.stack([start[:, 0], start[:, 1].log()], 1).requires_grad_()
-    optimiser = torch.optim.LBFGS([theta], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([theta], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-13, line_search_fn="strong_wolfe")
 
-    def gap() -> Tensor:
+    def log_q() -> Tensor:
         mean, log_std = theta[:, :1], theta[:, 1:]
         parts = -0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)  # (K, G)
-        log_q = torch.logsumexp(parts, 0) - math.log(len(theta))
-        return (log_q.exp() * (log_q - log_posterior)).sum() * step
+        return torch.logsumexp(parts, 0) - math.log(len(theta))
+
+    def gap() -> Tensor:
+        q = log_q()
+        return (q.exp() * (q - log_posterior)).sum() * step
 
     def closure() -> Tensor:
         optimiser.zero_grad()
@@ -59,4 +62,7 @@ def smallest_gap(decoder: Decoder, sigma_dec: float, x: float, start: Float[Tens
 
     optimiser.step(closure)
     with torch.no_grad():
+        mass = float(log_q().exp().sum() * step)
+        if abs(mass - 1) > 1e-9:  # part of q is off the grid, or narrower than its spacing
+            raise ValueError(f"the best q has mass {mass:.6g} on the grid of codes; widen or refine z")
         return float(gap())

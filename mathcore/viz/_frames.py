@@ -25,7 +25,8 @@ STYLE = """
 .mc-explore{margin:1rem 0;color:var(--pst-color-text-base,#1b1b1b);font-family:var(--pst-font-family-base,sans-serif)}
 .mc-explore figure{margin:0;display:grid}
 .mc-explore img{grid-area:1/1;display:block;max-width:100%;height:auto;margin:0;background:none}
-html[data-theme="dark"] .bd-content .mc-explore img,html[data-theme="dark"] .mc-explore img{filter:invert(1) hue-rotate(180deg);background:none}
+html[data-theme="dark"] .bd-content .bd-article .mc-explore figure img,html[data-theme="dark"] .mc-explore img{filter:invert(1) hue-rotate(180deg);
+ background:none;padding:0;border-radius:0}
 .mc-explore form{display:flex;flex-wrap:wrap;gap:.4rem 1.5rem;margin:0 0 .5rem;padding:.5rem .75rem;
  border:1px solid var(--pst-color-border,#c9c9c9);border-radius:.25rem;background:var(--pst-color-surface,#f5f5f5)}
 .mc-explore:not([data-ready]) form{display:none}

@@ -49,3 +49,6 @@ def test_bad_input():
         log_joint(torch.abs, 1.0, 0.0, [0.0])
     with pytest.raises(ValueError, match="z contains NaN"):
         log_joint(torch.abs, 1.0, 0.0, torch.tensor([torch.nan]))
+    narrow = torch.linspace(-1.0, 1.0, 201, dtype=F)  # the posterior sits at 1.5, off this grid
+    with pytest.raises(ValueError, match="widen or refine z"):
+        smallest_gap(torch.abs, 0.8, 1.5, torch.tensor([[0.5, 0.5]], dtype=F), narrow)

@@ -1,0 +1,99 @@
+"""Euler, Heun and Runge-Kutta 4 on the probability-flow ODE, in any clock and any scaling of the state (sections 9.1.2, 9.4.5 and A.1).
+
+The drift is one function whatever the network predicts, so plain methods make the same step in all four predictions; what distinguishes them is the
+clock u (t, lambda or rho = sigma / alpha) in which the step is straight, and the scaled state w = x / c that is stepped:
+
+    scale "one":    dx/dt      = v
+    scale "alpha":  d(x/alpha) = eps d rho          Euler is DDIM in the clock rho, Heun the sampler of Karras et al. (2022)
+    scale "sigma":  d(x/sigma) = clean e^lambda d lambda
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from mathcore._validate import one_of
+from mathcore.solvers.builder import Builder, Combination, Node, Output, Schedule
+from mathcore.solvers.table import SolverTable
+
+CLOCKS = ("t", "lambda", "rho")
+SCALES = ("one", "alpha", "sigma")
+
+
+def euler(schedule: Schedule, times: Tensor, prediction: str = "noise", clock: str = "t", scale: str = "one") -> SolverTable:
+    """Plain Euler, order 1, one model call per step (Eq. 9.1.8).
+
+    Args of this and the next two:
+        schedule, times: see ``Builder``. A ``DiscreteSchedule`` has no time derivative: it needs a scale other than ``"one"`` and a clock other
+            than ``"t"``.
+        prediction: what the model returns. clock: the variable in which a step is straight, ``"t"``, ``"lambda"`` or ``"rho"``.
+        scale: what is stepped, ``"one"`` (x), ``"alpha"`` (x / alpha) or ``"sigma"`` (x / sigma).
+
+    Raises:
+        ValueError: unknown names, a bad grid, a clock, scale or conversion that is singular at one of its times.
+    """
+    return _runge_kutta("euler", [0.0], [[]], [1.0], schedule, times, prediction, clock, scale)
+
+
+def heun(schedule: Schedule, times: Tensor, prediction: str = "noise", clock: str = "t", scale: str = "one") -> SolverTable:
+    """Heun, order 2, two calls per step (Eq. 9.4.13); a step that ends at sigma = 0 is an Euler step, as in Karras et al. (2022)."""
+    return _runge_kutta("heun", [0.0, 1.0], [[], [1.0]], [0.5, 0.5], schedule, times, prediction, clock, scale)
+
+
+def rk4(schedule: Schedule, times: Tensor, prediction: str = "noise", clock: str = "t", scale: str = "one") -> SolverTable:
+    """The classical Runge-Kutta method, order 4, four calls per step; it evaluates at the end of the grid and half-way in the clock."""
+    stages = [[], [0.5], [0.0, 0.5], [0.0, 0.0, 1.0]]
+    return _runge_kutta("rk4", [0.0, 0.5, 0.5, 1.0], stages, [1 / 6, 1 / 3, 1 / 3, 1 / 6], schedule, times, prediction, clock, scale)
+
+
+def _runge_kutta(
+    name: str,
+    c: Sequence[float],
+    a: Sequence[Sequence[float]],
+    b: Sequence[float],
+    schedule: Schedule,
+    times: Tensor,
+    prediction: str,
+    clock: str,
+    scale: str,
+) -> SolverTable:
+    """An explicit Butcher tableau (c, a, b) applied to dw/du."""
+    one_of(clock, CLOCKS, "clock"), one_of(scale, SCALES, "scale")
+    build = Builder(f"{name}({clock}, {scale})", schedule, times, prediction)
+    half = [(s.clock(clock) + t.clock(clock)) / 2 for s, t in pairwise(build.nodes)] if 0.5 in c else []
+    middles = build.between(half, clock) if half else build.nodes  # not looked at by methods without a middle
+    x = build.start
+    for (s, t), middle in zip(pairwise(build.nodes), middles, strict=False):
+        h = t.clock(clock) - s.clock(clock)
+        w, rates = x / _scale(s, scale), [_rate(build.evaluate(x), clock, scale)]
+        weights = [1.0] if name == "heun" and t.sigma == 0 else b  # an Euler step to the clean end
+        for i in range(1, len(weights)):
+            node = t if c[i] == 1.0 else middle
+            stage = build.state(_scale(node, scale) * _advance(w, h, a[i], rates), node, stage=True)
+            rates.append(_rate(build.evaluate(stage), clock, scale))
+        x = build.state(_scale(t, scale) * _advance(w, h, weights, rates), t)
+    return build.table()
+
+
+def _advance(w: Combination, h: float, weights: Sequence[float], rates: Sequence[Combination]) -> Combination:
+    for weight, rate in zip(weights, rates, strict=True):
+        w = w + h * weight * rate
+    return w
+
+
+def _scale(node: Node, scale: str) -> float:
+    return {"one": 1.0, "alpha": node.alpha, "sigma": node.sigma}[scale]
+
+
+def _rate(m: Output, clock: str, scale: str) -> Combination:
+    """dw/du at the state of ``m``."""
+    node = m.node
+    if scale == "one":
+        if clock == "t":
+            return m.velocity
+        return m.velocity / (node.dlam if clock == "lambda" else -node.rho * node.dlam)
+    per_lambda = -node.rho * m.noise if scale == "alpha" else m.clean / node.rho
+    if clock == "rho":  # d rho = -rho d lambda
+        return m.noise if scale == "alpha" else -(m.clean / node.rho**2)
+    return per_lambda if clock == "lambda" else node.dlam * per_lambda
