@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from mathcore.claims import MIME, describe
@@ -14,6 +13,7 @@ class Run:
     """The claim records that one executed notebook left, in order."""
 
     notebook: str
+    title: str
     records: list[dict]
     proofs: frozenset[str]
 
@@ -28,11 +28,15 @@ class Run:
 
 def runs_of(cache, path: Path) -> Run:
     """Read the claim records from the stored run of a notebook."""
-    _, nb = cache.merge_match_into_file(path)
+    try:
+        _, nb = cache.merge_match_into_file(path)
+    except KeyError:
+        raise SystemExit(f"{path.name} has no stored run: it was edited while the book was being built; build again") from None
     outputs = [output for cell in nb.cells if cell.cell_type == "code" for output in cell.outputs]
     text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     proofs = frozenset(re.findall(r"^:{3,}\{prf:.*\n:label: ([\w-]+)", text, re.M))
-    return Run(path.stem, [output["data"][MIME] for output in outputs if MIME in output.get("data", {})], proofs)
+    title = re.search(r"^# (.+)$", text, re.M)[1]
+    return Run(path.stem, title, [output["data"][MIME] for output in outputs if MIME in output.get("data", {})], proofs)
 
 
 LEDGER_INTRO = """# Ledger
@@ -56,9 +60,12 @@ def ledger_page(runs: list[Run]) -> str:
         f"{blocks} claim blocks ran, and {controls} wrong statements were rejected.\n"
     )
     parts = [LEDGER_INTRO, summary]
-    for notebook, group in groupby(rows, key=lambda row: row.notebook):
-        parts.append(f"\n## {{doc}}`/notebooks/{notebook}`\n\n| statement | what was found | control |\n|---|---|---|\n")
-        parts += [_line(row, by_name[notebook]) for row in group]
+    for run in runs:
+        taught = [row for row in rows if row.notebook == run.notebook]
+        if taught:
+            link = f"{{doc}}`the notebook </notebooks/{run.notebook}>`"
+            parts.append(f"\n## {run.title}\n\nTo {link}.\n\n| statement | what was found | control |\n|---|---|---|\n")
+            parts += [_line(row, run) for row in taught]
     return "".join(parts)
 
 

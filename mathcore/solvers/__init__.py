@@ -10,4 +10,5 @@ from mathcore.solvers.builder import Builder, Combination, Node, Output, State
 from mathcore.solvers.ddim import ancestral, ddim, euler_maruyama
 from mathcore.solvers.edm import edm_heun
 from mathcore.solvers.euler import euler, heun, rk4
-from mathcore.solvers.table import SolverTable, Step
+from mathcore.solvers.rows import Step
+from mathcore.solvers.table import SolverTable

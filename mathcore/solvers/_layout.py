@@ -2,20 +2,9 @@
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-
-
-class Row(Protocol):
-    """What is read of a step."""
-
-    t: Any
-    t_next: Any
-    states: Any
-    outputs: Any
-    noise: Any
-    evaluate: bool
 
 
 def number(value: Any, digits: int = 4) -> str:

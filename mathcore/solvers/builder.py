@@ -21,7 +21,8 @@ from torch import Tensor
 from mathcore._validate import one_of
 from mathcore.predictions import PREDICTIONS, convert_prediction
 from mathcore.schedules import AffineSchedule, DiscreteSchedule
-from mathcore.solvers.table import Coefficient, SolverTable, Step
+from mathcore.solvers.rows import Coefficient, Step
+from mathcore.solvers.table import SolverTable
 
 Schedule = AffineSchedule | DiscreteSchedule
 

@@ -9,9 +9,8 @@ prediction is linear in (x_j, m_j) and so already part of the coefficients.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,36 +18,13 @@ from torch import Tensor
 from mathcore._validate import floating, one_of
 from mathcore.predictions import PREDICTIONS
 from mathcore.solvers._layout import html_table, latex_table
-
-Coefficient = float | Tensor
-"""A number, or a float64 tensor that broadcasts with one sample (DPM-Solver-v3 has one coefficient per coordinate)."""
+from mathcore.solvers.rows import Row, Step, compile_steps, is_zero, moved_to
 
 Model = Callable[[Tensor, Any], Tensor]
 """``model(x, t)``: ``x (N, *shape)``, ``t`` a Python float (an int where times are indices of a discrete schedule)."""
 
 Noise = Callable[[int], Tensor]
 """``noise(k)``: the standard normal z_k of step k, shaped like the state."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One row of a table. State 0 is the start, state k + 1 the result of row k; output j is the model at state j.
-
-    Attributes:
-        t, t_next: times of the state the row starts from and of the one it makes (indices for a discrete schedule).
-        states, outputs: nonzero coefficients a_{kj} and b_{kj} by j.
-        noise: c_k.
-        evaluate: whether the model is called at the state the row starts from.
-        node: position of the new state in the grid; ``None`` for an intermediate stage.
-    """
-
-    t: float | int
-    t_next: float | int
-    states: Mapping[int, Coefficient] = field(default_factory=dict)
-    outputs: Mapping[int, Coefficient] = field(default_factory=dict)
-    noise: Coefficient = 0.0
-    evaluate: bool = True
-    node: int | None = None
 
 
 class SolverTable:
@@ -78,9 +54,9 @@ class SolverTable:
         for k, step in enumerate(self.steps):
             _check(self, k, step)
         self.nfe = sum(step.evaluate for step in self.steps)
-        self.stochastic = any(not _is_zero(step.noise) for step in self.steps)
-        self._plan, self.history = _compile(self.steps)
-        self._moved: dict[tuple[torch.dtype, torch.device], tuple[_Row, ...]] = {}
+        self.stochastic = any(not is_zero(step.noise) for step in self.steps)
+        self._plan, self.history = compile_steps(self.steps)
+        self._moved: dict[tuple[torch.dtype, torch.device], tuple[Row, ...]] = {}
 
     def __repr__(self) -> str:
         return f"SolverTable({self.name}: {len(self.times) - 1} intervals, {len(self.steps)} rows, nfe={self.nfe}, prediction={self.prediction!r})"
@@ -127,10 +103,10 @@ class SolverTable:
                 _locate(self, plan, model, x_T, draw)
         return x
 
-    def _plan_for(self, x: Tensor) -> tuple["_Row", ...]:
+    def _plan_for(self, x: Tensor) -> tuple["Row", ...]:
         key = x.dtype, x.device
         if key not in self._moved:
-            self._moved[key] = _on(self._plan, x)
+            self._moved[key] = moved_to(self._plan, x)
         return self._moved[key]
 
     def trajectory(self, model: Model, x_T: Tensor, generator: torch.Generator | None = None, noise: Noise | None = None) -> Tensor:
@@ -153,13 +129,13 @@ class SolverTable:
         return html_table(self.name, repr(self), self.steps)
 
 
-# --- checking and compiling -------------------------------------------------------------------------------------------------------------
+# --- checking -------------------------------------------------------------------------------------------------------------
 
 
 def _check(table: SolverTable, k: int, step: Step) -> None:
     here = f"{table.name}, step {k} ({step.t} -> {step.t_next})"
     evaluated = {j for j in range(k + 1) if table.steps[j].evaluate}
-    if not step.states and not step.outputs and _is_zero(step.noise):
+    if not step.states and not step.outputs and is_zero(step.noise):
         raise ValueError(f"{here} combines nothing")
     for what, terms, known in (("state", step.states, range(k + 1)), ("output", step.outputs, evaluated)):
         for j, c in terms.items():
@@ -171,85 +147,10 @@ def _check(table: SolverTable, k: int, step: Step) -> None:
         raise ValueError(f"{here}: the coefficient of the noise is not finite ({step.noise})")
 
 
-def _is_zero(c: Coefficient) -> bool:
-    return not isinstance(c, Tensor) and c == 0.0
-
-
-class _Row(NamedTuple):
-    """A step with its operands as registers: new = a lead + b second + sum plain + sum dense + noise z. ``drop``: read by nobody again."""
-
-    t: float | int
-    here: int
-    out: int | None
-    lead: int | None
-    a: Coefficient
-    second: int | None
-    b: float
-    plain: tuple[tuple[int, float], ...]
-    dense: tuple[tuple[int, Tensor], ...]
-    noise: Coefficient | None
-    new: int
-    drop: tuple[int, ...]
-
-
-def _row(step: Step, here: int, out: int | None, terms: Sequence[tuple[int, Coefficient]], new: int, drop: tuple[int, ...]) -> _Row:
-    ordered = sorted(terms, key=lambda term: isinstance(term[1], Tensor) or term[1] != 1.0)  # a coefficient that is exactly 1 leads
-    (lead, a), rest = (ordered[0], ordered[1:]) if ordered else ((None, 0.0), [])
-    plain = [(r, c) for r, c in rest if not isinstance(c, Tensor)]
-    dense = tuple((r, c) for r, c in rest if isinstance(c, Tensor))
-    fused = not isinstance(a, Tensor) and a == 1.0 and bool(plain)  # x + b m is one operation, a x + b m two
-    second, b = plain.pop(0) if fused else (None, 0.0)
-    return _Row(step.t, here, out, lead, a, second, b, tuple(plain), dense, None if _is_zero(step.noise) else step.noise, new, drop)
-
-
-def _compile(steps: Sequence[Step]) -> tuple[tuple[_Row, ...], int]:
-    """Give every state and output a register, freed after its last use, and return the rows and the number of registers."""
-    last: dict[tuple[str, int], int] = {("x", len(steps)): len(steps)}
-    for k, step in enumerate(steps):
-        last[("x", k)] = k  # the model's argument
-        last.update({("x", j): k for j in step.states} | {("m", j): k for j in step.outputs})
-    register: dict[tuple[str, int], int] = {("x", 0): 0}
-    free: list[int] = []
-    size, rows = 1, []
-
-    def take(key: tuple[str, int]) -> int:
-        nonlocal size
-        if not free:
-            free.append(size)
-            size += 1
-        register[key] = free.pop()
-        return register[key]
-
-    for k, step in enumerate(steps):
-        out = take(("m", k)) if step.evaluate else None
-        terms = [(register["x", j], c) for j, c in step.states.items()] + [(register["m", j], c) for j, c in step.outputs.items()]
-        here, new = register["x", k], take(("x", k + 1))
-        drop = tuple(register.pop(key) for key in list(register) if last.get(key, k) <= k)
-        free.extend(drop)
-        rows.append(_row(step, here, out, terms, new, drop))
-    return tuple(rows), size
-
-
-def _on(plan: tuple[_Row, ...], x: Tensor) -> tuple[_Row, ...]:
-    """The plan for states like ``x``: tensor coefficients in its dtype and on its device, leading ones as 0-d tensors.
-
-    A 0-d tensor multiplies in two thirds of the time of a Python float, with the same rounding in single and double precision; in half precision it
-    would be rounded first, so that numbers stay numbers there.
-    """
-    wrap = x.dtype in (torch.float32, torch.float64)
-
-    def moved(row: _Row) -> _Row:
-        dense = tuple((r, c.to(x)) for r, c in row.dense)
-        lead = row.a.to(x) if isinstance(row.a, Tensor) else torch.tensor(row.a, dtype=x.dtype) if wrap else row.a
-        return row._replace(a=lead, dense=dense, noise=row.noise.to(x) if isinstance(row.noise, Tensor) else row.noise)
-
-    return tuple(map(moved, plan))
-
-
 # --- running ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _loop(plan: tuple[_Row, ...], size: int, model: Model, x: Tensor, draw: Noise, differentiable: bool, callback: Any) -> Tensor:
+def _loop(plan: tuple[Row, ...], size: int, model: Model, x: Tensor, draw: Noise, differentiable: bool, callback: Any) -> Tensor:
     """The whole sampler. The new state is a fresh tensor, so adding into it in place disturbs nobody (autograd apart)."""
     mul: Any = torch.mul
     add: Any = torch.add
@@ -322,7 +223,7 @@ def _noise_source(noise: Noise | None, generator: torch.Generator | None, x: Ten
     return lambda k: torch.randn(x.shape, generator=source, dtype=x.dtype, device=x.device), lambda: source.set_state(start)
 
 
-def _locate(table: SolverTable, plan: tuple[_Row, ...], model: Model, x: Tensor, draw: Noise) -> None:
+def _locate(table: SolverTable, plan: tuple[Row, ...], model: Model, x: Tensor, draw: Noise) -> None:
     """Repeat a run that ended in NaN or infinity and raise at the first step that makes one."""
     count = 0  # model calls so far; a row that calls the model does so before its state is made
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 from bs4 import BeautifulSoup
 from build import library_key
-from conftest import NOTEBOOKS, PROJECT, ROOT, missing
+from conftest import NOTEBOOKS, ROOT, missing
 from jupyter_cache import get_cache
 from pages import runs_of
 
@@ -70,7 +70,3 @@ def test_the_page_offers_the_notebook_of_the_repository(html):
     """The download is the file without outputs, not the one that the build executed."""
     for name in NOTEBOOKS:
         assert (html / "_sources" / f"{name}.ipynb").read_bytes() == (ROOT / f"{name}.ipynb").read_bytes()
-
-
-def test_the_project_is_where_the_tests_think(html):
-    assert (PROJECT / "claims.toml").is_file()

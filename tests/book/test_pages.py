@@ -36,6 +36,11 @@ OVERFLOW = """() => {
   return [`page is ${root.scrollWidth} wide on ${width}`, ...wide.slice(0, 5).map(e => e.outerHTML.slice(0, 100))];
 }"""
 
+CUT = """() => [...document.querySelectorAll('div.math')].filter(box => {
+  const start = Math.min(...[...box.querySelectorAll('mjx-c')].map(glyph => glyph.getBoundingClientRect()).filter(r => r.width > 0).map(r => r.left));
+  return start < box.getBoundingClientRect().left - 2;
+}).map(box => box.textContent.trim().slice(0, 80))"""
+
 STILL = "*{transition:none!important;animation:none!important;scroll-behavior:auto!important}"
 
 
@@ -63,6 +68,7 @@ def test_page(open_page, name, theme):
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(300)  # the layout settles
     assert page.evaluate(OVERFLOW) == []
+    assert page.evaluate(CUT) == [], "formulas that begin outside of their box"
     shoot(page, f"{name}-{theme}-phone")
     assert opened.problems == []
 
