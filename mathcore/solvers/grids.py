@@ -59,7 +59,9 @@ def uniform_lambda(
     schedule: AffineSchedule, n: int, t_start: float | None = None, t_end: float | None = None, to_clean: bool = False
 ) -> Grid:
     """Equal steps in the half-log-SNR (section 9.4.3), finite at both ends."""
-    return _spaced(schedule, n, t_start, t_end, to_clean, lambda t: float(schedule.half_log_snr(t)), schedule.inverse_half_log_snr)
+    return _spaced(
+        schedule, n, t_start, t_end, to_clean, lambda t: float(schedule.half_log_snr(t)), lambda u: schedule.inverse_half_log_snr(u)
+    )
 
 
 def karras(
@@ -82,7 +84,7 @@ def karras(
 def discrete(schedule: DiscreteSchedule, n: int, spacing: str = "leading") -> Int[Tensor, " nodes"]:
     """The ``n`` steps over a chain of ``L`` that are in use, as indices ``(n + 1,)`` ending at 0 (clean).
 
-    ``"leading"``: 1 + k floor(L / n), never reaches L unless n divides it down to 1. ``"trailing"``: L - k L / n, rounded. ``"linspace"``: n equal
+    ``"leading"``: 1 + k floor(L / n), reaches L only for n = L. ``"trailing"``: L - k L / n, rounded. ``"linspace"``: n equal
     parts from L to 1, rounded. With n = L all are L, L-1, ..., 0. (Lin et al. 2024, Table 2, whose timestep i - 1 is our index i.)
 
     Raises:

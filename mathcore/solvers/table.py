@@ -18,7 +18,7 @@ from torch import Tensor
 from mathcore._validate import floating, one_of
 from mathcore.predictions import PREDICTIONS
 from mathcore.solvers._layout import html_table, latex_table
-from mathcore.solvers.rows import Row, Step, compile_steps, is_zero, moved_to
+from mathcore.solvers.rows import Coefficient, Row, Step, compile_steps, is_zero, moved_to
 
 Model = Callable[[Tensor, Any], Tensor]
 """``model(x, t)``: ``x (N, *shape)``, ``t`` a Python float (an int where times are indices of a discrete schedule)."""
@@ -134,17 +134,20 @@ class SolverTable:
 
 def _check(table: SolverTable, k: int, step: Step) -> None:
     here = f"{table.name}, step {k} ({step.t} -> {step.t_next})"
-    evaluated = {j for j in range(k + 1) if table.steps[j].evaluate}
     if not step.states and not step.outputs and is_zero(step.noise):
         raise ValueError(f"{here} combines nothing")
-    for what, terms, known in (("state", step.states, range(k + 1)), ("output", step.outputs, evaluated)):
+    for what, terms in (("state", step.states), ("output", step.outputs)):
         for j, c in terms.items():
-            if j not in known:
+            if not 0 <= j <= k or (what == "output" and not table.steps[j].evaluate):
                 raise ValueError(f"{here} uses {what} {j}, which does not exist yet")
-            if not bool(torch.isfinite(torch.as_tensor(c)).all()):
+            if not _regular(c):
                 raise ValueError(f"{here}: the coefficient of {what} {j} is not finite ({c}); the method is singular at these times")
-    if not bool(torch.isfinite(torch.as_tensor(step.noise)).all()):
+    if not _regular(step.noise):
         raise ValueError(f"{here}: the coefficient of the noise is not finite ({step.noise})")
+
+
+def _regular(c: Coefficient) -> bool:
+    return bool(torch.isfinite(c).all()) if isinstance(c, Tensor) else math.isfinite(c)
 
 
 # --- running ------------------------------------------------------------------------------------------------------------------------------
@@ -164,6 +167,7 @@ def _loop(plan: tuple[Row, ...], size: int, model: Model, x: Tensor, draw: Noise
             if m.__class__ is not Tensor or m.shape != shape or m.dtype is not dtype:
                 m = _accept(m, x, k, t)
             registers[out] = m
+            del m  # or the name would keep the output alive during the next call
         if lead is None:
             y, c = mul(draw(k), c), None
         elif second is not None:

@@ -1,5 +1,6 @@
 """Measured convergence orders against the exact flow of a mixture, on every schedule, and that no error curve stalls."""
 
+import jaxtyping
 import pytest
 import torch
 from problems import KINDS, SCHEDULES, Model, Problem, exact_variance, linear_model, slope
@@ -8,7 +9,7 @@ from mathcore.oracle import AffineGaussianOracle
 from mathcore.schedules import AffineSchedule
 from mathcore.solvers import ancestral, ddim, edm_heun, euler, euler_maruyama, grids, heun, rk4
 
-COUNTS = (40, 80, 160, 320)
+COUNTS = (30, 60, 120, 240)
 METHODS = {
     "ddim": (ddim, 1),
     "euler t": (euler, 1),
@@ -23,6 +24,14 @@ METHODS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def fast():
+    """No run-time shape checks here: they cost more than the samplers, and every other test of the package runs with them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="module", params=SCHEDULES)
 def problem(request):
     return Problem(request.param)
@@ -35,7 +44,9 @@ def test_the_test_model_is_the_oracle():
         t = schedule.t_max * 0.4
         x = torch.linspace(-2, 2, 7, dtype=torch.float64)[:, None]
         for kind in KINDS:
-            torch.testing.assert_close(Model(Problem("vp").mixture, schedule, kind)(x, t), getattr(oracle, kind)(x, t), rtol=1e-10, atol=1e-11)
+            torch.testing.assert_close(
+                Model(Problem("vp").mixture, schedule, kind)(x, t), getattr(oracle, kind)(x, t), rtol=1e-10, atol=1e-11
+            )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -45,14 +56,15 @@ def test_order(problem, name):
     assert slope(COUNTS, errors) == pytest.approx(order, abs=0.15), errors
 
 
-@pytest.mark.parametrize(("clock", "scale"), [("t", "one"), ("lambda", "sigma"), ("rho", "alpha")])
-def test_runge_kutta_4_keeps_its_slope_to_1e_10(problem, clock, scale):
-    counts = (40, 80, 160, 320)
+@pytest.mark.parametrize(
+    ("clock", "scale", "counts"), [("t", "one", COUNTS), ("lambda", "sigma", COUNTS), ("rho", "alpha", (60, 120, 240, 480))]
+)
+def test_runge_kutta_4_keeps_its_slope_to_1e_10(problem, clock, scale, counts):
     errors = problem.errors(lambda *a: rk4(*a, clock=clock, scale=scale), counts)
     assert slope(counts, errors) == pytest.approx(4, abs=0.15), errors
-    # rounding: 320 steps of 4 stages at 1e-16 each leave the last error untouched
+    # rounding, 480 steps of 4 stages at 1e-16 each, leaves the last error untouched
     assert slope(counts[-2:], errors[-2:]) == pytest.approx(4, abs=0.15), errors
-    assert errors[-1] < 4e-10
+    assert errors[-1] < (1e-10 if counts[-1] == 480 else 2e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,8 +107,10 @@ def variance_errors(method, schedule, t_start, t_end, counts, data_std=0.5, spac
 @pytest.mark.parametrize("name", ["vp", "ve", "edm", "linear", "cosine", "trig"])
 def test_euler_maruyama_is_weakly_of_order_1(name, level):
     p = Problem(name, low=-1.0, high=1.0)
-    counts = (40, 80, 160, 320)
-    errors = variance_errors(lambda s, t: euler_maruyama(s, t, noise_level=level), p.schedule, p.t_start, p.t_end, counts, spacing=grids.uniform_lambda)
+    counts = (30, 60, 120, 240)
+    errors = variance_errors(
+        lambda s, t: euler_maruyama(s, t, noise_level=level), p.schedule, p.t_start, p.t_end, counts, spacing=grids.uniform_lambda
+    )
     assert slope(counts, [abs(e) for e in errors]) == pytest.approx(1, abs=0.15), errors
 
 
@@ -104,8 +118,10 @@ def test_euler_maruyama_is_weakly_of_order_1(name, level):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_ancestral_sampling_is_of_order_1_in_law(name, variance):
     p = Problem(name, low=-1.0, high=1.0)
-    counts = (40, 80, 160, 320)
-    errors = variance_errors(lambda s, t: ancestral(s, t, variance=variance), p.schedule, p.t_start, p.t_end, counts, spacing=grids.uniform_lambda)
+    counts = (30, 60, 120, 240)
+    errors = variance_errors(
+        lambda s, t: ancestral(s, t, variance=variance), p.schedule, p.t_start, p.t_end, counts, spacing=grids.uniform_lambda
+    )
     assert slope(counts, [abs(e) for e in errors]) == pytest.approx(1, abs=0.15), errors
 
 
