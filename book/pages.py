@@ -71,15 +71,15 @@ def ledger_page(runs: list[Run]) -> str:
 
 def _line(row: Row, run: Run) -> str:
     records = run.of(row.id)
-    checks = _escape(describe([check for record in records for check in record["checks"]]))
-    controls = _escape(describe([control for record in records for control in record["controls"]]))
+    checks = describe([check for record in records for check in record["checks"]], _code)
+    controls = describe([control for record in records for control in record["controls"]], _code)
     found = {"checked": checks or "**no record**", "shown": "computed and shown", "read": f"read: {row.why}"}[row.status]
     return f"| {run.link(row)} {row.title} | {found} | {controls} |\n"
 
 
-def _escape(text: str) -> str:
-    """Keep Markdown from reading the symbols of a formula: as code, with the bars that would end a table cell replaced."""
-    return text.replace("|", "¦").replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;").replace("$", r"\$")
+def _code(what: str) -> str:
+    """Set code apart in a Markdown table, where a bar would end the cell."""
+    return f"`{what.replace('|', '¦').replace('`', '')}`"
 
 
 CORRECTIONS_INTRO = """# Corrections

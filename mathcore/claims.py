@@ -8,6 +8,7 @@ Each check raises :class:`ClaimError` when its statement is wrong. ``rejects`` r
 check, or without a control, fails. Inside a notebook the block leaves one line under its cell; the book's Ledger page is made from those lines.
 """
 
+import ast
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -44,9 +45,10 @@ class Checks:
         self.records: list[dict[str, str]] = []
 
     def _verdict(self, ok: bool, kind: str, text: str, detail: str = "") -> None:
-        self.records.append({"kind": kind, "text": text})
+        what = _what(kind)
+        self.records.append({"kind": kind, "what": what, "text": text})
         if not ok:
-            raise ClaimError(f"{kind}: {text}{detail}")
+            raise ClaimError(f"{kind}: {what + ': ' if what else ''}{text}{detail}")
 
     def zero(self, expr: Any) -> None:
         """Check that a sympy expression, or each entry of a sympy matrix, is identically zero.
@@ -65,7 +67,7 @@ class Checks:
                 self._verdict(False, "zero", f"it is {sp.N(value, 3)} at a random point", f": {sp.sstr(entry)[:200]}")
             if entry != 0 and sp.simplify(entry) != 0 and entry.equals(0) is not True:
                 self._verdict(False, "zero", "sympy does not reduce it to 0", f": {sp.sstr(entry)[:200]}")
-        self._verdict(True, "zero", "simplifies to 0" if len(entries) == 1 else f"{len(entries)} entries simplify to 0")
+        self._verdict(True, "zero", "exactly" if len(entries) == 1 else f"exactly, all {len(entries)} entries")
 
     def close(self, got: Any, want: Any, rtol: float = 1e-10, atol: float = 0.0) -> None:
         """Check ``|got - want| <= atol + rtol * |want|`` entrywise. Shapes must agree, except that ``want`` may be one number.
@@ -94,18 +96,14 @@ class Checks:
         g, b = _array(got, "got"), _array(bound, "bound")
         if b.ndim and g.shape != b.shape:
             raise ValueError(f"at_most compares equal shapes; got {g.shape} and {b.shape}")
-        excess = float((g - b).max())
-        text = f"below its bound by {-excess:.1e} or more" if excess <= 0 else f"above its bound by {excess:.1e}, allowed {slack:.1e}"
-        self._verdict(excess <= slack, "at most", text)
+        self._verdict(bool((g <= b + slack).all()), "at most", _margin(g, b, np.asarray(g - b), slack))
 
     def at_least(self, got: Any, bound: Any, slack: float = 0.0) -> None:
         """Check the inequality ``got >= bound - slack`` entrywise; see :meth:`at_most`."""
         g, b = _array(got, "got"), _array(bound, "bound")
         if b.ndim and g.shape != b.shape:
             raise ValueError(f"at_least compares equal shapes; got {g.shape} and {b.shape}")
-        lack = float((b - g).max())
-        text = f"above its bound by {-lack:.1e} or more" if lack <= 0 else f"below its bound by {lack:.1e}, allowed {slack:.1e}"
-        self._verdict(lack <= slack, "at least", text)
+        self._verdict(bool((g >= b - slack).all()), "at least", _margin(g, b, np.asarray(b - g), slack))
 
     def order(self, step_sizes: Any, errors: Any, expected: float, tol: float = 0.15) -> None:
         """Check that errors fall as ``step_size ** expected``: the least-squares slope on log-log axes lies within ``tol``.
@@ -189,19 +187,52 @@ class Claim(Checks):
 
         rows = [ledger().row(id) for id in self.ids]
         names = ", ".join(row.number for row in rows)
-        checks, controls = describe(self.records), describe(self.controls)
-        text = f"✓ {names} | {checks} | rejected control: {controls}"
+        text = f"✓ {names} | {describe(self.records)} | rejected control: {describe(self.controls)}"
+
+        def code(what: str) -> str:
+            return f"<code>{escape(what)}</code>"
+
         html = (
-            f'<div class="claim"><span class="claim-name">✓ {escape(names)}</span> {escape(checks)}'
-            f' <span class="claim-control">Control rejected: {escape(controls)}</span></div>'
+            f'<div class="claim"><span class="claim-name">✓ {escape(names)}</span> {describe(self.records, code)}'
+            f'<span class="claim-control">Rejected: {describe(self.controls, code)}</span></div>'
         )
         record = {"ids": list(self.ids), "checks": self.records, "controls": self.controls}
         publish_display_data({"text/plain": text, "text/html": html, MIME: record})
 
 
-def describe(records: list[dict[str, str]]) -> str:
-    """Return what was measured in one line; what repeats is counted."""
-    counts = Counter(f"{record['kind']}: {record['text']}" for record in records)
+def _margin(got: np.ndarray, bound: np.ndarray, excess: np.ndarray, slack: float) -> str:
+    """Say how two sides of an inequality compare: both numbers, or for arrays the pair that comes closest to failing, or fails worst."""
+    closest = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    left, right = np.broadcast_arrays(got, bound)
+    pair = f"{left[closest]:.3g} against {right[closest]:.3g}" + (f", slack {slack:.1e}" if slack else "")
+    return pair if left.size == 1 else f"closest {pair}"
+
+
+SIGNS = {"zero": " = 0", "close": " = ", "at most": " ≤ ", "at least": " ≥ ", "z": " = ", "order": ""}
+
+
+def _what(kind: str) -> str:
+    """Return the statement as the caller wrote it, ``kl = weighted``, read off the source of the call three frames up; "" where there is none."""
+    from executing import Source
+
+    node = Source.executing(sys._getframe(3)).node
+    if not isinstance(node, ast.Call):
+        return ""
+    named = {keyword.arg: keyword.value for keyword in node.keywords}
+    args = [*node.args, *(named[name] for name in ("got", "want", "bound", "samples", "expr", "errors") if name in named)]
+    texts = [" ".join(ast.unparse(arg).split()) for arg in args]
+    if kind == "order":
+        texts = texts[1:2]
+    elif kind == "zero":
+        texts = [texts[0], ""]
+    elif kind == "z":
+        texts = [f"mean of {texts[0]}", *texts[1:]]
+    return SIGNS[kind].join(text if len(text) <= 48 else text[:47] + "…" for text in texts[:2])
+
+
+def describe(records: list[dict[str, str]], mark: Callable[[str], str] = str) -> str:
+    """Return what was measured in one line; ``mark`` sets the code in it apart. What repeats is counted."""
+    counts = Counter(f"{mark(r['what']) + ' ' if r['what'] else ''}({r['text']})" for r in records)
     return "; ".join(text if n == 1 else f"{n} × {text}" for text, n in counts.items())
 
 

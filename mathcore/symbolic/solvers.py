@@ -7,6 +7,7 @@ given times, to as many digits as asked for, so that any derived coefficient can
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import sympy as sp
 from sympy import Expr, Symbol
@@ -195,7 +196,7 @@ TABLEAUS: dict[str, tuple[list[Expr], list[list[Expr]], list[Expr]]] = {
 """Butcher tableaus (c, a, b)."""
 
 
-Tree = tuple["Tree", ...]
+Tree = tuple[Any, ...]
 """A rooted tree, as the sorted tuple of its root's children."""
 
 

@@ -1,6 +1,5 @@
 """The engine: the loop against arithmetic by hand, what it costs, what it refuses."""
 
-import gc
 import math
 import weakref
 
@@ -95,7 +94,6 @@ def test_only_the_history_that_is_needed_is_kept():
 
     def model(x, t):
         nonlocal most
-        gc.collect()
         most = max(most, sum(ref() is not None for ref in alive))
         out = x * 0.1
         alive.append(weakref.ref(out))
