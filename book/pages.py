@@ -65,12 +65,11 @@ def ledger_page(runs: list[Run]) -> str:
         if taught:
             link = f"{{doc}}`the notebook </notebooks/{run.notebook}>`"
             parts.append(f"\n## {run.title}\n\nTo {link}.\n\n| statement | what was found | control |\n|---|---|---|\n")
-            parts += [_line(row, run) for row in taught]
+            parts += [_line(row, run, [record for other in runs for record in other.of(row.id)]) for row in taught]
     return "".join(parts)
 
 
-def _line(row: Row, run: Run) -> str:
-    records = run.of(row.id)
+def _line(row: Row, run: Run, records: list[dict]) -> str:
     checks = describe([check for record in records for check in record["checks"]], _code)
     controls = describe([control for record in records for control in record["controls"]], _code)
     found = {"checked": checks or "**no record**", "shown": "computed and shown", "read": f"read: {row.why}"}[row.status]
@@ -85,8 +84,7 @@ def _code(what: str) -> str:
 CORRECTIONS_INTRO = """# Corrections
 
 The text this book was written from is a scanned and translated copy of the monograph. Where our checks contradict a mathematical statement of that copy, the statement is listed here
-beside the form that passes. The original may well be right: a prime can be lost in scanning and a sign in translation. Each wrong form below is the negative control of the check that is
-named with it, so the build has tried it and seen it fail.
+beside the form that passes. The original may well be right: a prime can be lost in scanning and a sign in translation. The check named with each entry refuses the wrong form, so the build has tried it and seen it fail.
 
 """
 

@@ -14,11 +14,19 @@ from itertools import pairwise
 from torch import Tensor
 
 from mathcore._validate import one_of
-from mathcore.solvers.builder import Builder, Combination, Node, Output, Schedule
+from mathcore.solvers.builder import Builder, Combination, Node, Output, Schedule, State
 from mathcore.solvers.table import SolverTable
 
 CLOCKS = ("t", "lambda", "rho")
 SCALES = ("one", "alpha", "sigma")
+
+Tableau = tuple[list[float], list[list[float]], list[float]]
+TABLEAUS: dict[str, Tableau] = {
+    "euler": ([0.0], [[]], [1.0]),
+    "heun": ([0.0, 1.0], [[], [1.0]], [0.5, 0.5]),
+    "rk4": ([0.0, 0.5, 0.5, 1.0], [[], [0.5], [0.0, 0.5], [0.0, 0.0, 1.0]], [1 / 6, 1 / 3, 1 / 3, 1 / 6]),
+}
+"""Butcher tableaus (c, a, b)."""
 
 
 def euler(schedule: Schedule, times: Tensor, prediction: str = "noise", clock: str = "t", scale: str = "one") -> SolverTable:
@@ -33,46 +41,42 @@ def euler(schedule: Schedule, times: Tensor, prediction: str = "noise", clock: s
     Raises:
         ValueError: unknown names, a bad grid, a clock, scale or conversion that is singular at one of its times.
     """
-    return _runge_kutta("euler", [0.0], [[]], [1.0], schedule, times, prediction, clock, scale)
+    return _runge_kutta("euler", schedule, times, prediction, clock, scale)
 
 
 def heun(schedule: Schedule, times: Tensor, prediction: str = "noise", clock: str = "t", scale: str = "one") -> SolverTable:
     """Heun, order 2, two calls per step (Eq. 9.4.13); a step that ends at sigma = 0 is an Euler step, as in Karras et al. (2022)."""
-    return _runge_kutta("heun", [0.0, 1.0], [[], [1.0]], [0.5, 0.5], schedule, times, prediction, clock, scale)
+    return _runge_kutta("heun", schedule, times, prediction, clock, scale)
 
 
 def rk4(schedule: Schedule, times: Tensor, prediction: str = "noise", clock: str = "t", scale: str = "one") -> SolverTable:
     """The classical Runge-Kutta method, order 4, four calls per step; it evaluates at the end of the grid and half-way in the clock."""
-    stages = [[], [0.5], [0.0, 0.5], [0.0, 0.0, 1.0]]
-    return _runge_kutta("rk4", [0.0, 0.5, 0.5, 1.0], stages, [1 / 6, 1 / 3, 1 / 3, 1 / 6], schedule, times, prediction, clock, scale)
+    return _runge_kutta("rk4", schedule, times, prediction, clock, scale)
 
 
-def _runge_kutta(
-    name: str,
-    c: Sequence[float],
-    a: Sequence[Sequence[float]],
-    b: Sequence[float],
-    schedule: Schedule,
-    times: Tensor,
-    prediction: str,
-    clock: str,
-    scale: str,
-) -> SolverTable:
-    """An explicit Butcher tableau (c, a, b) applied to dw/du."""
+def interval(build: Builder, x: State, t: Node, middle: Node | None, tableau: Tableau, clock: str, scale: str) -> State:
+    """One step from the newest state ``x`` to ``t`` with an explicit Butcher tableau (c, a, b) applied to dw/du; ``middle``: where c = 1/2."""
+    c, a, b = tableau
+    s = x.node
+    h = t.clock(clock) - s.clock(clock)
+    w, rates = x / _scale(s, scale), [_rate(build.evaluate(x), clock, scale)]
+    for ci, row in zip(c[1:], a[1:], strict=True):
+        node = t if ci == 1.0 or middle is None else middle
+        stage = build.state(_scale(node, scale) * _advance(w, h, row, rates), node, stage=True)
+        rates.append(_rate(build.evaluate(stage), clock, scale))
+    return build.state(_scale(t, scale) * _advance(w, h, b, rates), t)
+
+
+def _runge_kutta(name: str, schedule: Schedule, times: Tensor, prediction: str, clock: str, scale: str) -> SolverTable:
     one_of(clock, CLOCKS, "clock"), one_of(scale, SCALES, "scale")
     build = Builder(f"{name}({clock}, {scale})", schedule, times, prediction)
-    half = [(s.clock(clock) + t.clock(clock)) / 2 for s, t in pairwise(build.nodes)] if 0.5 in c else []
-    middles = build.between(half, clock) if half else build.nodes  # not looked at by methods without a middle
+    middles: list[Node | None] = [None] * len(build.nodes)
+    if 0.5 in TABLEAUS[name][0]:
+        middles = [*build.between([(s.clock(clock) + t.clock(clock)) / 2 for s, t in pairwise(build.nodes)], clock)]
     x = build.start
-    for (s, t), middle in zip(pairwise(build.nodes), middles, strict=False):
-        h = t.clock(clock) - s.clock(clock)
-        w, rates = x / _scale(s, scale), [_rate(build.evaluate(x), clock, scale)]
-        weights = [1.0] if name == "heun" and t.sigma == 0 else b  # an Euler step to the clean end
-        for i in range(1, len(weights)):
-            node = t if c[i] == 1.0 else middle
-            stage = build.state(_scale(node, scale) * _advance(w, h, a[i], rates), node, stage=True)
-            rates.append(_rate(build.evaluate(stage), clock, scale))
-        x = build.state(_scale(t, scale) * _advance(w, h, weights, rates), t)
+    for t, middle in zip(build.nodes[1:], middles, strict=False):
+        used = "euler" if name == "heun" and t.sigma == 0 else name  # an Euler step to the clean end
+        x = interval(build, x, t, middle, TABLEAUS[used], clock, scale)
     return build.table()
 
 
@@ -97,3 +101,23 @@ def _rate(m: Output, clock: str, scale: str) -> Combination:
     if clock == "rho":  # d rho = -rho d lambda
         return m.noise if scale == "alpha" else -(m.clean / node.rho**2)
     return per_lambda if clock == "lambda" else node.dlam * per_lambda
+
+
+class WarmStart:
+    """The first order - 1 steps of a multistep method, which have too few old outputs: ``"ramp"`` (lower orders) or ``"rk4"``.
+
+    A ramp makes a one-time error O(h^2), so that the global order is at most 2 unless the outputs hardly change there, as they do from pure noise.
+    Runge-Kutta 4 on d(x / alpha) / d lambda costs 4 calls in each of these steps and keeps the order; its first call is the output the method needs.
+    """
+
+    def __init__(self, build: Builder, order: int, start: str) -> None:
+        one_of(start, ("ramp", "rk4"), "start")
+        if len(build.nodes) < order + 1:
+            raise ValueError(f"{build.name} needs at least {order} steps, got {len(build.nodes) - 1}")
+        self._build, self.steps = build, order - 1 if start == "rk4" else 0
+        halves = [(s.lam + t.lam) / 2 for s, t in pairwise(build.nodes[: self.steps + 1])]
+        self._middles = build.between(halves) if halves else []
+
+    def step(self, k: int, x: State, t: Node) -> State:
+        """Step k by Runge-Kutta 4."""
+        return interval(self._build, x, t, self._middles[k], TABLEAUS["rk4"], "lambda", "alpha")
