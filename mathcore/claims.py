@@ -12,6 +12,7 @@ import ast
 import sys
 from collections import Counter
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -212,21 +213,24 @@ SIGNS = {"zero": " = 0", "close": " = ", "at most": " ≤ ", "at least": " ≥ "
 
 
 def _what(kind: str) -> str:
-    """Return the statement as the caller wrote it, ``kl = weighted``, read off the source of the call three frames up; "" where there is none."""
+    """Return the statement as the caller wrote it, ``kl = weighted``, read off the source of the nearest call from outside; "" where there is none."""
     from executing import Source
 
-    node = Source.executing(sys._getframe(3)).node
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("mathcore", "jaxtyping", "beartype"):
+        frame = frame.f_back  # our own frames, and those of a run-time type checker around them
+    node = Source.executing(frame).node if frame is not None else None
     if not isinstance(node, ast.Call):
         return ""
     named = {keyword.arg: keyword.value for keyword in node.keywords}
     args = [*node.args, *(named[name] for name in ("got", "want", "bound", "samples", "expr", "errors") if name in named)]
     texts = [" ".join(ast.unparse(arg).split()) for arg in args]
     if kind == "order":
-        texts = texts[1:2]
+        texts = texts[1:2] or texts
     elif kind == "zero":
-        texts = [texts[0], ""]
+        texts = [*texts[:1], ""]
     elif kind == "z":
-        texts = [f"mean of {texts[0]}", *texts[1:]]
+        texts = [f"mean of {text}" for text in texts[:1]] + texts[1:]
     return SIGNS[kind].join(text if len(text) <= 48 else text[:47] + "…" for text in texts[:2])
 
 

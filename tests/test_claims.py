@@ -1,5 +1,7 @@
 """A claim that is wrong, empty, uncontrolled or fed with bad input must never pass, and a control must be rejected for the right reason."""
 
+import contextlib
+
 import pytest
 import sympy as sp
 import torch
@@ -147,3 +149,24 @@ def test_ids_are_known_and_different():
     for ids in ((), (ID, ID)):
         with pytest.raises(ValueError, match="different ids"):
             claim(*ids)
+
+
+def test_a_record_says_what_was_compared_as_the_caller_wrote_it():
+    kl, weighted, pair = 1.0, 1.0, (2.0, 2.0)
+    with claim(ID) as c:
+        c.close(kl, 2 * weighted - 1.0)
+        c.close(got=kl, want=weighted)
+        c.at_most(kl, bound=weighted + 1)
+        c.zero(x - x)
+        c.order(step_sizes=h, errors=h, expected=1)
+        c.close(*pair)
+        c.rejects(lambda c: c.close(kl, 3 * weighted))
+    assert [r["what"] for r in c.records] == ["kl = 2 * weighted - 1.0", "kl = weighted", "kl ≤ weighted + 1", "x - x = 0", "h", "*pair"]
+    assert [r["what"] for r in c.controls] == ["kl = 3 * weighted"]
+
+
+@pytest.mark.parametrize(("got", "bound", "text"), [(1.0, 2.0, "1 against 2"), (torch.tensor([0.0, 3.0]), 2.0, "closest 3 against 2")])
+def test_an_inequality_reports_the_pair_that_is_nearest_to_failing_or_worst(checks, got, bound, text):
+    with contextlib.suppress(ClaimError):
+        checks.at_most(got, bound)
+    assert checks.records[0]["text"] == text
