@@ -1,5 +1,6 @@
 """Shared by all tests: shapes checked at run time, float64 by choice of each test, one torch thread."""
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -8,6 +9,10 @@ import torch
 jaxtyping.install_import_hook("mathcore", "typechecker.checked")
 
 torch.set_num_threads(1)
+
+# The same examples in every run: a red run is then about the change and not about the draw.
+hypothesis.settings.register_profile("book", derandomize=True)
+hypothesis.settings.load_profile("book")
 
 
 @pytest.fixture
