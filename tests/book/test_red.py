@@ -31,7 +31,7 @@ CONTROL = "c.rejects(lambda c: c.zero(sp.expand((x + 1) ** 2) - x**2 - 1))"
 
 BOOKS = {
     "true": (CELL.replace("STATEMENT", TRUE).replace("CONTROL", CONTROL), None),
-    "false": (CELL.replace("STATEMENT", FALSE).replace("CONTROL", CONTROL), "zero: it is"),
+    "false": (CELL.replace("STATEMENT", FALSE).replace("CONTROL", CONTROL), "it is 0.865 at a random point"),
     "no-control": (CELL.replace("STATEMENT", TRUE).replace("CONTROL", ""), "the block has no negative control"),
     "control-that-holds": (
         CELL.replace("STATEMENT", TRUE).replace("CONTROL", CONTROL.replace("x**2 - 1", TRUE)),
