@@ -48,9 +48,10 @@ lint: env  ## ruff over code and notebooks, mypy over the package
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: env  ## let ruff rewrite what it can
+format: env  ## let ruff rewrite what it can, and strip the outputs of notebooks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb book/*.ipynb
 
 bench: env  ## measure the library beside its peers
 	$(BIN)/python -m benchmarks
