@@ -1,9 +1,10 @@
-"""Run every benchmark, one after the other: ``make bench``. A number counts only as a ratio within one run on one machine."""
+"""Run every benchmark, each in a process of its own: ``make bench``. A number counts only as a ratio within one run on one machine."""
 
-import runpy
+import subprocess
+import sys
 
 BENCHMARKS = ["benchmarks.mixture", "benchmarks.imports"]
 
 for name in BENCHMARKS:
     print(f"\n== {name}", flush=True)
-    runpy.run_module(name, run_name="__main__")
+    subprocess.run([sys.executable, "-m", name], check=True)
