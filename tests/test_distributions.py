@@ -2,7 +2,6 @@
 about [0.1, 10], so that float64 results are good to 1e-15 * condition * D, well inside rtol 1e-11."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -333,17 +332,6 @@ def test_expanded_form_agrees_with_direct_form(form, dtype, tol, monkeypatch):
 def test_direct_form_is_exact_on_small_problems():
     mixture, x = problem(64, 50, 64, "isotropic", F64)
     assert float((mixture.score(x) - naive(mixture, x)).norm() / naive(mixture, x).norm()) < 1e-14
-
-
-def test_expanded_form_is_at_least_three_times_faster():
-    mixture, x = problem(2048, 300, 64, "isotropic", torch.float32)  # measured about 50 times; a smaller problem than the benchmark's
-    seconds = []
-    for fn in (naive, lambda m, y: m.score(y)):
-        fn(mixture, x[:8])
-        start = time.perf_counter()
-        fn(mixture, x)
-        seconds.append(time.perf_counter() - start)
-    assert seconds[0] / seconds[1] > 3
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------------------------
