@@ -31,7 +31,7 @@ def library_key() -> str:
     digest = hashlib.sha256()
     for path in [*sorted((ROOT / "mathcore").rglob("*.py")), ROOT / "requirements.lock"]:
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    digest.update(repr([os.environ.get(name) for name in ("MATHCORE_SCALE", "MATHCORE_DEVICE")]).encode())
+    digest.update(repr([os.environ.get(name) for name in ("MATHCORE_SCALE", "MATHCORE_DEVICE", "MATHCORE_PRECISION")]).encode())
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ environment        attribute             meaning
 =================  ====================  =======================================================================================
 ``MATHCORE_SCALE``   ``settings.scale``      ``"cpu"`` (default: every heavy cell under a minute on one core) or ``"gpu"`` (full size)
 ``MATHCORE_DEVICE``  ``settings.device``     a torch device; default ``cpu``, or ``cuda`` when the scale is ``"gpu"``
+``MATHCORE_PRECISION`` ``settings.precision`` ``float32`` (default) or ``bfloat16``: forward passes of training under autocast (environment only)
 ``CI``               ``settings.progress``   progress bars are off when ``CI`` is set (to anything but empty, 0, false or no)
 ``MATHCORE_BUILD``   ``settings.build_dir``  folder of everything computed; default ``_build`` in the root of the project
 =================  ====================  =======================================================================================
@@ -20,6 +21,7 @@ import torch
 from mathcore._validate import one_of
 
 SCALES = ("cpu", "gpu")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def _root() -> Path:
@@ -66,6 +68,11 @@ class Settings:
     @scale.setter
     def scale(self, value: str) -> None:
         self._scale = one_of(value, SCALES, "settings.scale")
+
+    @property
+    def precision(self) -> str:
+        """Precision of the forward passes of training: ``"float32"``, or ``"bfloat16"`` under autocast."""
+        return one_of(os.environ.get("MATHCORE_PRECISION", "float32"), PRECISIONS, "MATHCORE_PRECISION")
 
     @property
     def device(self) -> torch.device:

@@ -74,3 +74,15 @@ def test_a_cuda_index_beyond_the_last_is_refused(fresh, monkeypatch):
     monkeypatch.setenv("MATHCORE_DEVICE", "cuda:1")
     with pytest.raises(ValueError, match=r"'cuda:1'.*1 CUDA devices"):
         _ = fresh.device
+
+
+def test_precision_reaches_the_configuration_of_a_run(monkeypatch):
+    from mathcore.training import TrainConfig
+
+    assert not TrainConfig(steps=1).bfloat16
+    monkeypatch.setenv("MATHCORE_PRECISION", "bfloat16")
+    assert TrainConfig(steps=1).bfloat16
+    assert not TrainConfig(steps=1, bfloat16=False).bfloat16
+    monkeypatch.setenv("MATHCORE_PRECISION", "bfloat6")
+    with pytest.raises(ValueError, match=r"MATHCORE_PRECISION must be one of float32, bfloat16.*did you mean 'bfloat16'"):
+        TrainConfig(steps=1)

@@ -10,7 +10,7 @@ draw from torch's global generator, such as dropout, are outside of this promise
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class TrainConfig:
         grad_clip: largest norm of the whole gradient, or None.
         weight_decay: of AdamW.
         seed: of the generators for batches and loss.
-        bfloat16: run the forward pass under bfloat16 autocast.
+        bfloat16: run the forward pass under bfloat16 autocast; by default what ``settings.precision`` says.
 
     Raises:
         ValueError: a count, rate or decay out of range; an unknown ``decay``.
@@ -56,7 +56,7 @@ class TrainConfig:
     grad_clip: float | int | None = 1.0
     weight_decay: float | int = 0.0
     seed: int = 0
-    bfloat16: bool = False
+    bfloat16: bool = field(default_factory=lambda: settings.precision == "bfloat16")
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("seed", 0)):
