@@ -34,6 +34,11 @@ class examples:
         return GaussianMixture(_f64([0.3, 0.7]), _f64([[-1.0], [1.0]]), _f64([0.04, 0.09]))
 
     @staticmethod
+    def solver_mixture() -> GaussianMixture:
+        """The test problem for samplers: weights 0.3 and 0.7, means -1.2 and 0.8, standard deviations 0.4 and 0.25. No symmetry hides an error."""
+        return GaussianMixture(_f64([0.3, 0.7]), _f64([[-1.2], [0.8]]), _f64([0.16, 0.0625]))
+
+    @staticmethod
     def ring(modes: int = 8, radius: float | int = 2.0, std: float | int = 0.2) -> GaussianMixture:
         """Equal round modes on a circle in the plane; the first lies on the positive x axis.
 

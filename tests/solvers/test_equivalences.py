@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from problems import F64, KINDS, SCHEDULES, Problem, exact_variance, linear_model
+from problems import F64, KINDS, SCHEDULES, Problem
 
 from mathcore.distributions import Empirical, GaussianMixture
 from mathcore.oracle import AffineGaussianOracle
 from mathcore.schedules import AffineSchedule, DiscreteSchedule
 from mathcore.solvers import ancestral, ddim, edm_heun, euler, euler_maruyama, grids, heun, rk4
+from mathcore.solvers.diagnostics import exact_variance, linear_model
 from mathcore.variational.ddpm import ddpm_sample, oracle_model
 
 POINT = torch.tensor([[0.7, -1.1]], dtype=F64)

@@ -4,10 +4,11 @@ import jaxtyping
 import mpmath
 import pytest
 import torch
-from problems import F64, SCHEDULES, Problem, exact_variance, linear_model, slope
+from problems import F64, SCHEDULES, Problem
 
 from mathcore.schedules import AffineSchedule, DiscreteSchedule
 from mathcore.solvers import ddim, deis, dpm_solver, dpm_solver_pp, edm_heun, grids
+from mathcore.solvers.diagnostics import convergence_order, exact_variance, linear_model
 from mathcore.solvers.exponential import phi
 
 everywhere = pytest.mark.parametrize("name", SCHEDULES)
@@ -52,7 +53,7 @@ def test_order(problem, label):
     method, order, options = ORDERS[label]
     counts = COUNTS if order < 4 else [2 * n for n in COUNTS]  # four old outputs reach further back: the slope settles later
     errors = problem.errors(lambda *a: method(*a, order=order, **options), counts)
-    assert slope(counts, errors) == pytest.approx(order, abs=0.15), errors
+    assert convergence_order(counts, errors) == pytest.approx(order, abs=0.15), errors
 
 
 @pytest.mark.parametrize(("method", "order"), [(deis, 4), (dpm_solver_pp, 3)])
@@ -60,7 +61,7 @@ def test_slope_holds_down_to_1e_10(method, order):
     counts = (200, 400, 800) if order == 3 else (100, 200, 400, 800)
     options = {"start": "rk4"} | ({"variable": "log_rho"} if method is deis else {})
     errors = Problem("vp").errors(lambda *a: method(*a, order=order, **options), counts)
-    assert slope(counts[-2:], errors[-2:]) == pytest.approx(order, abs=0.15), errors
+    assert convergence_order(counts[-2:], errors[-2:]) == pytest.approx(order, abs=0.15), errors
     assert errors[-1] < (1e-10 if order == 4 else 1e-8), errors
 
 
@@ -69,7 +70,7 @@ def test_a_ramp_costs_the_order_where_the_outputs_change(method, options):
     # from the middle of the schedule: a one-time error O(h^2); the Runge-Kutta start restores the order (test above)
     counts = (160, 320, 640)
     errors = Problem("vp").errors(lambda *a: method(*a, variable="log_rho", **options) if method is deis else method(*a, **options), counts)
-    assert slope(counts, errors) == pytest.approx(2, abs=0.15), errors
+    assert convergence_order(counts, errors) == pytest.approx(2, abs=0.15), errors
 
 
 # --- equivalences -------------------------------------------------------------------------------------------------------------------------

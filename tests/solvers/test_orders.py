@@ -3,11 +3,12 @@
 import jaxtyping
 import pytest
 import torch
-from problems import KINDS, SCHEDULES, Model, Problem, exact_variance, linear_model, slope
+from problems import KINDS, SCHEDULES, Problem
 
 from mathcore.oracle import AffineGaussianOracle
 from mathcore.schedules import AffineSchedule
 from mathcore.solvers import ancestral, ddim, edm_heun, euler, euler_maruyama, grids, heun, rk4
+from mathcore.solvers.diagnostics import Exact1D, convergence_order, exact_variance, linear_model
 
 COUNTS = (30, 60, 120, 240)
 METHODS = {
@@ -45,7 +46,7 @@ def test_the_test_model_is_the_oracle():
         x = torch.linspace(-2, 2, 7, dtype=torch.float64)[:, None]
         for kind in KINDS:
             torch.testing.assert_close(
-                Model(Problem("vp").mixture, schedule, kind)(x, t), getattr(oracle, kind)(x, t), rtol=1e-10, atol=1e-11
+                Exact1D(Problem("vp").mixture, schedule, kind)(x, t), getattr(oracle, kind)(x, t), rtol=1e-10, atol=1e-11
             )
 
 
@@ -53,7 +54,7 @@ def test_the_test_model_is_the_oracle():
 def test_order(problem, name):
     method, order = METHODS[name]
     errors = problem.errors(method, COUNTS)
-    assert slope(COUNTS, errors) == pytest.approx(order, abs=0.15), errors
+    assert convergence_order(COUNTS, errors) == pytest.approx(order, abs=0.15), errors
 
 
 @pytest.mark.parametrize(
@@ -61,9 +62,9 @@ def test_order(problem, name):
 )
 def test_runge_kutta_4_keeps_its_slope_to_1e_10(problem, clock, scale, counts):
     errors = problem.errors(lambda *a: rk4(*a, clock=clock, scale=scale), counts)
-    assert slope(counts, errors) == pytest.approx(4, abs=0.15), errors
+    assert convergence_order(counts, errors) == pytest.approx(4, abs=0.15), errors
     # rounding, 480 steps of 4 stages at 1e-16 each, leaves the last error untouched
-    assert slope(counts[-2:], errors[-2:]) == pytest.approx(4, abs=0.15), errors
+    assert convergence_order(counts[-2:], errors[-2:]) == pytest.approx(4, abs=0.15), errors
     assert errors[-1] < (1e-10 if counts[-1] == 480 else 2e-9)
 
 
@@ -74,7 +75,7 @@ def test_order_on_other_grids_and_predictions(kind, spacing):
         problem = Problem(name)
         for method, order in ((ddim, 1), (heun, 2)):
             errors = problem.errors(method, COUNTS, kind, spacing)
-            assert slope(COUNTS, errors) == pytest.approx(order, abs=0.15), (name, errors)
+            assert convergence_order(COUNTS, errors) == pytest.approx(order, abs=0.15), (name, errors)
 
 
 def test_no_method_leaves_the_domain_of_its_grid(problem):
@@ -111,7 +112,7 @@ def test_euler_maruyama_is_weakly_of_order_1(name, level):
     errors = variance_errors(
         lambda s, t: euler_maruyama(s, t, noise_level=level), p.schedule, p.t_start, p.t_end, counts, spacing=grids.uniform_lambda
     )
-    assert slope(counts, [abs(e) for e in errors]) == pytest.approx(1, abs=0.15), errors
+    assert convergence_order(counts, [abs(e) for e in errors]) == pytest.approx(1, abs=0.15), errors
 
 
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
@@ -122,7 +123,7 @@ def test_ancestral_sampling_is_of_order_1_in_law(name, variance):
     errors = variance_errors(
         lambda s, t: ancestral(s, t, variance=variance), p.schedule, p.t_start, p.t_end, counts, spacing=grids.uniform_lambda
     )
-    assert slope(counts, [abs(e) for e in errors]) == pytest.approx(1, abs=0.15), errors
+    assert convergence_order(counts, [abs(e) for e in errors]) == pytest.approx(1, abs=0.15), errors
 
 
 @pytest.mark.parametrize(
