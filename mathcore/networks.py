@@ -9,7 +9,7 @@ import math
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -88,6 +88,57 @@ class TimeFeatures(nn.Module):
         return self.layers(time_embedding(t / self.t_max, self.d_embed, self.max_frequency).to(dtype))
 
 
+class LabelFeatures(nn.Module):
+    """Learned features ``(N, d_embed)`` of a class label, added to those of the time; ``classes`` itself is the label that says nothing.
+
+    Raises:
+        TypeError: labels that are not integers.
+        ValueError: ``classes`` not positive; labels of another shape than ``(N,)`` or outside 0..classes.
+    """
+
+    def __init__(self, classes: int, d_embed: int) -> None:
+        super().__init__()
+        self.classes = _count(classes, "classes")
+        self.table = nn.Embedding(classes + 1, d_embed)
+        nn.init.zeros_(self.table.weight)  # the untrained network does not look at labels
+
+    def forward(self, label: Int[Tensor, " n"] | None, n: int) -> Float[Tensor, "n d_embed"]:
+        """Return the features of ``label``; ``None``: the empty label for all ``n``."""
+        if label is None:
+            return self.table.weight[self.classes].expand(n, -1)
+        if label.is_floating_point() or label.dtype == torch.bool:
+            raise TypeError(f"label must be integers, got dtype {label.dtype}")
+        if label.shape != (n,):
+            raise ValueError(f"label must have shape ({n},), one per input, got {tuple(label.shape)}")
+        try:
+            return self.table(label)
+        except IndexError as error:
+            raise ValueError(
+                f"labels must lie in 0..{self.classes}, the last one meaning none; got {label.min()} to {label.max()}"
+            ) from error
+
+
+def _features(of_time: Tensor, labels: LabelFeatures | None, label: Tensor | None) -> Tensor:
+    """Features of the time, plus those of the label in a network that has classes."""
+    if labels is not None:
+        return of_time + labels(label, len(of_time))
+    if label is not None:
+        raise ValueError("this network was made without classes and takes no label")
+    return of_time
+
+
+def drop_labels(label: Int[Tensor, " n"], p: float, empty: int, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
+    """Replace each label by ``empty`` with probability ``p``: training for classifier-free guidance (Eq. 8.3.1).
+
+    Raises:
+        ValueError: ``p`` outside [0, 1].
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p must lie in [0, 1], got {p}")
+    dropped = torch.rand(label.shape, generator=generator, device=label.device) < p
+    return torch.where(dropped, empty, label)
+
+
 class MLP(nn.Module):
     """Perceptron ``(N, d_in) -> (N, d_out)`` with ``depth`` hidden SiLU layers of width ``hidden``.
 
@@ -118,14 +169,23 @@ class TimeMLP(nn.Module):
         d_embed: width of the time features, even.
         t_max: the largest time the model will see: 1 for a process on [0, 1], ``L`` where ``t`` is the index of a discrete chain.
         max_frequency: see :func:`time_embedding`; choose about 10 where the derivative in ``t`` is trained too.
+        classes: number of classes of a conditional network ``model(x, t, label)``, see :class:`LabelFeatures`; 0: none.
 
     Raises:
-        TypeError: input that is not a floating tensor in the precision of the weights.
-        ValueError: a size that is not a positive whole number; ``x`` that is not ``(N, dim)``; ``t`` neither a number, 0-d nor ``(N,)``.
+        TypeError: input that is not a floating tensor in the precision of the weights; labels that are not integers.
+        ValueError: a size that is not a positive whole number; ``x`` that is not ``(N, dim)``; ``t`` neither a number, 0-d nor ``(N,)``; labels outside
+            0..classes, or labels for a network without classes.
     """
 
     def __init__(
-        self, dim: int, hidden: int = 128, depth: int = 3, d_embed: int = 64, t_max: float | int = 1.0, max_frequency: float | int = 1000.0
+        self,
+        dim: int,
+        hidden: int = 128,
+        depth: int = 3,
+        d_embed: int = 64,
+        t_max: float | int = 1.0,
+        max_frequency: float | int = 1000.0,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.dim = _count(dim, "dim")
@@ -134,11 +194,12 @@ class TimeMLP(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.from_time = nn.ModuleList(nn.Linear(d_embed, hidden, bias=False) for _ in range(depth))
         self.out = nn.Linear(hidden, dim)
+        self.label = LabelFeatures(classes, d_embed) if classes else None
 
-    def forward(self, x: Float[Tensor, "n d"], t: Time | Index) -> Float[Tensor, "n d"]:
-        """Return the prediction at points ``x`` and times ``t``, shape ``(N, dim)``."""
+    def forward(self, x: Float[Tensor, "n d"], t: Time | Index, label: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d"]:
+        """Return the prediction at points ``x``, times ``t`` and, if the network has classes, labels; shape ``(N, dim)``."""
         _check(x, (self.dim,), self.out.weight.dtype)
-        features = self.time(_times(t, x), x.dtype)
+        features = _features(self.time(_times(t, x), x.dtype), self.label, label)
         for layer, shift in zip(self.hidden, self.from_time):
             x = functional.silu(layer(x) + shift(features))
         return self.out(x)
@@ -197,10 +258,12 @@ class UNet(nn.Module):
         d_embed: width of the time features, even.
         attention: self-attention at the lowest resolution.
         t_max, max_frequency: as for :class:`TimeMLP`: ``t_max=L`` where ``t`` is the index of a discrete chain.
+        classes: number of classes of a conditional network ``model(x, t, label)``, see :class:`LabelFeatures`; 0: none.
 
     Raises:
-        TypeError: input that is not a floating tensor in the precision of the weights.
-        ValueError: sizes that do not fit; ``x`` of another shape; ``t`` neither a number, 0-d nor ``(N,)``.
+        TypeError: input that is not a floating tensor in the precision of the weights; labels that are not integers.
+        ValueError: sizes that do not fit; ``x`` of another shape; ``t`` neither a number, 0-d nor ``(N,)``; labels outside 0..classes, or labels for
+            a network without classes.
     """
 
     def __init__(
@@ -213,6 +276,7 @@ class UNet(nn.Module):
         attention: bool = True,
         t_max: float | int = 1.0,
         max_frequency: float | int = 1000.0,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.channels, self.size = _count(channels, "channels"), _count(size, "size")
@@ -231,11 +295,12 @@ class UNet(nn.Module):
         self.norm, self.head = nn.GroupNorm(_groups(width), widths[0]), nn.Conv2d(widths[0], channels, 3, padding=1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)  # the untrained prediction is zero
+        self.label = LabelFeatures(classes, d_embed) if classes else None
 
-    def forward(self, x: Float[Tensor, "n c h w"], t: Time | Index) -> Float[Tensor, "n c h w"]:
-        """Return the prediction at images ``x`` and times ``t``, shape of ``x``."""
+    def forward(self, x: Float[Tensor, "n c h w"], t: Time | Index, label: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
+        """Return the prediction at images ``x``, times ``t`` and, if the network has classes, labels; shape of ``x``."""
         _check(x, (self.channels, self.size, self.size), self.head.weight.dtype)
-        features = self.time(_times(t, x), x.dtype)
+        features = _features(self.time(_times(t, x), x.dtype), self.label, label)
         h, kept = self.stem(x), []
         for level, block in enumerate(self.down):
             h = block(functional.avg_pool2d(h, 2) if level else h, features)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call, jacfwd, jacrev, jvp, vmap
 
-from mathcore.networks import MLP, TimeMLP, UNet, time_embedding
+from mathcore.networks import MLP, TimeMLP, UNet, drop_labels, time_embedding
 
 # torch.func's first forward-mode call imports a module of torch that still scripts its decompositions
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -197,3 +197,54 @@ def test_bad_input_is_refused_by_name(user_errors):
             model(good, "0.5")
     with pytest.raises(ValueError, match=r"x must have shape \(N, 3\), got \(5, 2\)"):
         MLP(3, 1)(torch.zeros(5, 2))
+
+
+# --- class labels ---------------------------------------------------------------------------------------------------------------------------
+
+
+def conditional():
+    torch.manual_seed(0)
+    return {"mlp": (TimeMLP(2, hidden=16, classes=3), (2,)), "unet": (UNet(size=4, width=16, mults=(1,), classes=3), (1, 4, 4))}
+
+
+@pytest.mark.parametrize("kind", ["mlp", "unet"])
+def test_labels_are_learned_and_the_empty_label_is_the_default(kind, generator):
+    model, shape = conditional()[kind]
+    x = torch.randn(6, *shape, generator=generator)
+    label = torch.tensor([0, 1, 2, 3, 0, 1])
+    target = label[(...,) + (None,) * len(shape)].expand(x.shape) / 3.0
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = (model(x, 0.5, label) - target).square().mean()
+        loss.backward()
+        optimiser.step()
+    same = x[:1].expand(x.shape).contiguous()
+    out = model(same, 0.5, label).detach()
+    assert float((out[0] - out[2]).abs().max()) > 1e-2  # one point, two labels
+    torch.testing.assert_close(out[0], out[4])
+    torch.testing.assert_close(model(same, 0.5)[0].detach(), out[3])  # label 3 = none
+
+
+def test_labels_that_do_not_fit_are_refused(user_errors):
+    model, _ = conditional()["mlp"]
+    x = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="lie in 0"):
+        model(x, 0.5, torch.tensor([0, 4]))
+    with pytest.raises(ValueError, match=r"\(2,\)"):
+        model(x, 0.5, torch.tensor([0]))
+    with pytest.raises(TypeError, match="integers"):
+        model(x, 0.5, torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match="without classes"):
+        TimeMLP(2)(x, 0.5, torch.tensor([0, 1]))
+
+
+def test_labels_are_dropped_with_the_stated_probability(generator):
+    label = torch.arange(10).repeat(2000)
+    dropped = drop_labels(label, 0.1, 10, generator)
+    share = (dropped == 10).double()
+    assert abs(float(share.mean()) - 0.1) < 5 * math.sqrt(0.09 / len(label))  # five standard errors of a proportion
+    assert bool((dropped[dropped != 10] == label[dropped != 10]).all())
+    assert torch.equal(drop_labels(label, 0.0, 10), label)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        drop_labels(label, 1.2, 10)
