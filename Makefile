@@ -32,7 +32,7 @@ test-unit: env
 	$(BIN)/python -m pytest tests --ignore=tests/book -n $(JOBS) -q
 
 test-notebooks: env
-	CI=true MATHCORE_EXPLORE=first $(BIN)/python -m pytest notebooks book/preface.ipynb --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) -n $(JOBS) --dist loadfile -q
+	CI=true MATHCORE_EXPLORE=first $(BIN)/python -m pytest notebooks book --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) -n $(JOBS) --dist loadfile -q
 
 test-book: book
 	$(BIN)/python -m pytest tests/book -q

@@ -27,9 +27,10 @@ KERNEL_ENV = {"OMP_NUM_THREADS": "1", "MATHCORE_EXPLORE": "static", "CI": "true"
 
 
 def library_key() -> str:
-    """Hash everything a notebook's result depends on besides the notebook: the package, the lock, the scale and the device."""
+    """Hash everything a notebook's result depends on besides the notebook: package, benchmark results, lock, scale, device, precision."""
     digest = hashlib.sha256()
-    for path in [*sorted((ROOT / "mathcore").rglob("*.py")), ROOT / "requirements.lock"]:
+    results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    for path in [*sorted((ROOT / "mathcore").rglob("*.py")), *results, ROOT / "requirements.lock"]:
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     digest.update(repr([os.environ.get(name) for name in ("MATHCORE_SCALE", "MATHCORE_DEVICE", "MATHCORE_PRECISION")]).encode())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from mathcore._validate import floating, positive
 from mathcore.distributions import GaussianMixture
 from mathcore.divergences import wasserstein2_gaussian
 from mathcore.training import FitResult, TrainConfig, fit, run_cached
+from mathcore.training.precision import single_precision
 
 DIGIT_SETS = {8: "digits8", 28: "digits28"}
 """Image sizes that have a digit classifier, and the data set that it is trained on."""
@@ -104,14 +105,14 @@ def _trained(size: int) -> DigitClassifier:
     """The classifier, on the CPU wherever the models of the book train: a ruler must not depend on the machine's accelerator."""
     images, labels = data.load(DIGIT_SETS[size])
     config = TrainConfig(steps=400, lr=3e-3, warmup=20, decay="cosine", ema=0.0, weight_decay=0.1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = DigitClassifier(size)
 
     def train(network: nn.Module) -> FitResult:
         return fit(network, _cross_entropy, (images, labels), config, device="cpu", label=f"digit classifier {size}x{size}")
 
-    run_cached(f"digit-classifier-{size}", config, train, model)
+    with single_precision(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DigitClassifier(size)
+        run_cached(f"digit-classifier-{size}", config, train, model)
     return model.cpu().eval().requires_grad_(False)
 
 

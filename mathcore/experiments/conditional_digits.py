@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mathcore.data import load
+from mathcore.training.precision import single_precision
 from mathcore.networks import UNet, drop_labels
 from mathcore.schedules import AffineSchedule
 from mathcore.settings import settings
@@ -51,13 +52,13 @@ def conditional_digits() -> Digits:
         images, size, width, mults = "digits8", 8, 16, [1, 2]
         config = TrainConfig(steps=800, batch_size=96, lr=3e-3, decay="cosine")
     train = tuple(part.to(settings.device) for part in load(images, "train"))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = UNet(size=size, width=width, mults=tuple(mults), t_max=math.pi / 2, classes=CLASSES)
 
     def trained(model: nn.Module) -> FitResult:
         return fit(model, velocity_loss, train, config)
 
-    run = run_cached(f"{images}-conditional", config, trained, network)
+    with single_precision(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = UNet(size=size, width=width, mults=tuple(mults), t_max=math.pi / 2, classes=CLASSES)
+        run = run_cached(f"{images}-conditional", config, trained, network)
     network.requires_grad_(False)
     return Digits(network, AffineSchedule.trig(), run.losses, images, size)

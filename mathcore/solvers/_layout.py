@@ -22,9 +22,11 @@ def combination(step: Any, digits: int = 4) -> str:
     parts = [(c, f"x_{{{j}}}") for j, c in step.states.items()] + [(c, f"m_{{{j}}}") for j, c in step.outputs.items()]
     if isinstance(step.noise, torch.Tensor) or step.noise != 0.0:
         parts.append((step.noise, "z"))
+    if isinstance(step.constant, torch.Tensor) or step.constant != 0.0:
+        parts.append((step.constant, ""))
     text = ""
     for c, symbol in parts:
-        factor = "" if not isinstance(c, torch.Tensor) and c == 1.0 else number(c, digits) + "\\,"
+        factor = "" if symbol and not isinstance(c, torch.Tensor) and c == 1.0 else number(c, digits) + ("\\," if symbol else "")
         text += f"{'' if factor.startswith('-') or not text else '+'}{factor}{symbol}"
     return text
 
@@ -50,19 +52,19 @@ def latex_table(steps: Sequence[Any], max_rows: int | None, digits: int) -> str:
 
 
 def html_table(name: str, caption: str, steps: Sequence[Any], max_rows: int = 12) -> str:
-    """A table with one row per step; formulas are left to MathJax."""
+    """A table with one row per step; formulas are left to MathJax, which on a page of the book looks only into the class named here."""
     rows = []
     for k in chosen(steps, max_rows):
         if k is None:
             rows.append('<tr><td colspan="4">&#8942;</td></tr>')
             continue
         step = steps[k]
-        call = f"$m_{{{k}}}$" if step.evaluate else ""
+        call = f"\\(m_{{{k}}}\\)" if step.evaluate else ""
         rows.append(
-            f"<tr><td>{k}</td><td>{_time(step.t)} &rarr; {_time(step.t_next)}</td><td>{call}</td><td>$x_{{{k + 1}}}={combination(step)}$</td></tr>"
+            f"<tr><td>{k}</td><td>{_time(step.t)} &rarr; {_time(step.t_next)}</td><td>{call}</td><td>\\(x_{{{k + 1}}}={combination(step)}\\)</td></tr>"
         )
     head = "<tr><th>step</th><th>time</th><th>model call</th><th>new state</th></tr>"
-    return f'<table class="solver-table"><caption>{escape(caption)}</caption><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<table class="solver-table tex2jax_process"><caption>{escape(caption)}</caption><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _time(t: float | int) -> str:

@@ -28,7 +28,7 @@ Schedule = AffineSchedule | DiscreteSchedule
 
 
 class Combination:
-    """A linear combination of states ``("x", j)``, model outputs ``("m", j)`` and noises ``("z", k)``; closed under + - and scalar * /."""
+    """A linear combination of states ``("x", j)``, outputs ``("m", j)``, noises ``("z", k)`` and 1 ``("1", 0)``; closed under + - and scalar * /."""
 
     def __init__(self, terms: Mapping[tuple[str, int], Coefficient]) -> None:
         self.terms = dict(terms)
@@ -75,6 +75,10 @@ class Node:
     def clock(self, which: str) -> float:
         """The time on the clock ``"t"``, ``"lambda"`` or ``"rho"``."""
         return {"t": self.t, "lambda": self.lam, "rho": self.rho}[which]
+
+    def scale(self, which: str) -> float:
+        """What the scaled state x / c is divided by: 1 for ``"one"``, ``"alpha"`` or ``"sigma"``."""
+        return {"one": 1.0, "alpha": self.alpha, "sigma": self.sigma}[which]
 
     @property
     def clean_end(self) -> bool:
@@ -188,6 +192,7 @@ class Builder:
 
     Attributes:
         nodes: the grid as ``Node`` objects. start: the state x_T at ``nodes[0]``.
+        sample_shape: set it where coefficients are tensors, one entry for each coordinate of a sample.
 
     Raises:
         TypeError: schedule or times of the wrong kind.
@@ -199,6 +204,7 @@ class Builder:
         self.times = check_times(schedule, times)
         self.nodes = Nodes(schedule, self.times).list
         self.start = self._newest = State(0, self.nodes[0])
+        self.sample_shape: tuple[int, ...] | None = None
         self._output: Output | None = None
         self._steps: list[Step] = []
 
@@ -222,9 +228,10 @@ class Builder:
         if any(kind == "z" and j != k for kind, j in terms):
             raise ValueError(f"{self.name}: the noise of another row cannot be used again; make a state of it first")
         states, outputs = ({j: c for (kind, j), c in terms.items() if kind == which} for which in "xm")
+        noise, constant = terms.get(("z", k), 0.0), terms.get(("1", 0), 0.0)
         evaluated, self._output = self._output is not None, None
         place = None if stage else node.index
-        self._steps.append(Step(self._newest.node.t, node.t, states, outputs, terms.get(("z", k), 0.0), evaluated, place))
+        self._steps.append(Step(self._newest.node.t, node.t, states, outputs, noise, evaluated, place, constant))
         self._newest = State(k + 1, node)
         return self._newest
 
@@ -246,7 +253,7 @@ class Builder:
         """The finished table."""
         if self._output is not None:
             raise ValueError(f"{self.name}: the last model output is used by no row")
-        return SolverTable(self.name, self._steps, self.times, self.prediction)
+        return SolverTable(self.name, self._steps, self.times, self.prediction, self.sample_shape)
 
 
 def check_times(schedule: Schedule, times: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from mathcore._validate import one_of
-from mathcore.solvers.builder import Builder, Node, Schedule
+from mathcore.solvers.builder import Builder, Combination, Node, Schedule, State
 from mathcore.solvers.table import SolverTable
 
 
@@ -30,12 +30,16 @@ def ddim(schedule: Schedule, times: Tensor, prediction: str = "noise", eta: floa
     build = Builder(f"ddim(eta={eta:g})", schedule, times, prediction)
     x = build.start
     for s, t in pairwise(build.nodes):
-        m = build.evaluate(x)
-        c = eta * t.sigma * _fresh(s, t)
-        if c > t.sigma:
-            raise ValueError(f"eta={eta} asks for more noise than there is at t={t.t}: at most {1 / _fresh(s, t):.6g} on this grid")
-        x = build.state(t.alpha * m.clean + math.sqrt(t.sigma**2 - c**2) * m.noise + c * build.noise, t)
+        x = build.state(ddim_step(build, x, s, t, eta), t)
     return build.table()
+
+
+def ddim_step(build: Builder, x: State, s: Node, t: Node, eta: float | int) -> Combination:
+    """One step of :func:`ddim`."""
+    m, c = build.evaluate(x), eta * t.sigma * _fresh(s, t)
+    if c > t.sigma:
+        raise ValueError(f"eta={eta} asks for more noise than there is at t={t.t}: at most {1 / _fresh(s, t):.6g} on this grid")
+    return t.alpha * m.clean + math.sqrt(t.sigma**2 - c**2) * m.noise + c * build.noise
 
 
 def ancestral(schedule: Schedule, times: Tensor, prediction: str = "noise", variance: str = "posterior") -> SolverTable:
@@ -73,10 +77,15 @@ def euler_maruyama(schedule: Schedule, times: Tensor, prediction: str = "noise",
     build = Builder(f"euler_maruyama({noise_level:g})", schedule, times, prediction)
     x = build.start
     for s, t in pairwise(build.nodes):
-        m, dt = build.evaluate(x), t.t - s.t
-        g2 = noise_level**2 * s.rate("g2")
-        x = build.state(x + dt * (m.velocity - g2 / 2 * m.score) + math.sqrt(-dt * g2) * build.noise, t)
+        x = build.state(euler_maruyama_step(build, x, s, t, noise_level), t)
     return build.table()
+
+
+def euler_maruyama_step(build: Builder, x: State, s: Node, t: Node, noise_level: float | int) -> Combination:
+    """One step of :func:`euler_maruyama`."""
+    m, dt = build.evaluate(x), t.t - s.t
+    g2 = noise_level**2 * s.rate("g2")
+    return x + dt * (m.velocity - g2 / 2 * m.score) + math.sqrt(-dt * g2) * build.noise
 
 
 def _fresh(s: Node, t: Node) -> float:

@@ -186,3 +186,18 @@ def exact_variance(table: SolverTable, model: Model, start_var: float) -> float:
         return z
 
     return float(table.run(model, start, noise=unit).square().sum())
+
+
+def output_weights(table: SolverTable) -> tuple[float, Float[Tensor, " calls"]]:
+    """What a sampler makes of its start and of its model outputs: ``(start, weights)`` with end state start x_T + sum_k weights[k] m_k.
+
+    k counts the model calls, m_k is what the model returned at call k; noises and constants are left out. No model is involved: the weights are a
+    property of the table.
+    """
+    n, calls = table.nfe, iter(range(table.nfe))
+    rows = torch.zeros(
+        n + 1, n + 2, 1, dtype=torch.float64
+    )  # a batch of n + 2: row k sees call k alone, row n the start alone, the last one nothing
+    rows[range(n + 1), range(n + 1)] = 1.0
+    end = table.run(lambda x, t: rows[next(calls)], rows[n], noise=lambda k: torch.zeros(n + 2, 1, dtype=torch.float64))[:, 0]
+    return float(end[n] - end[n + 1]), end[:n] - end[n + 1]

@@ -59,12 +59,12 @@ def interval(build: Builder, x: State, t: Node, middle: Node | None, tableau: Ta
     c, a, b = tableau
     s = x.node
     h = t.clock(clock) - s.clock(clock)
-    w, rates = x / _scale(s, scale), [_rate(build.evaluate(x), clock, scale)]
+    w, rates = x / s.scale(scale), [rate(build.evaluate(x), clock, scale)]
     for ci, row in zip(c[1:], a[1:], strict=True):
         node = t if ci == 1.0 or middle is None else middle
-        stage = build.state(_scale(node, scale) * _advance(w, h, row, rates), node, stage=True)
-        rates.append(_rate(build.evaluate(stage), clock, scale))
-    return build.state(_scale(t, scale) * _advance(w, h, b, rates), t)
+        stage = build.state(node.scale(scale) * _advance(w, h, row, rates), node, stage=True)
+        rates.append(rate(build.evaluate(stage), clock, scale))
+    return build.state(t.scale(scale) * _advance(w, h, b, rates), t)
 
 
 def _runge_kutta(name: str, schedule: Schedule, times: Tensor, prediction: str, clock: str, scale: str) -> SolverTable:
@@ -86,11 +86,7 @@ def _advance(w: Combination, h: float, weights: Sequence[float], rates: Sequence
     return w
 
 
-def _scale(node: Node, scale: str) -> float:
-    return {"one": 1.0, "alpha": node.alpha, "sigma": node.sigma}[scale]
-
-
-def _rate(m: Output, clock: str, scale: str) -> Combination:
+def rate(m: Output, clock: str, scale: str) -> Combination:
     """dw/du at the state of ``m``."""
     node = m.node
     if scale == "one":

@@ -74,11 +74,16 @@ class Form:
 
 def lagrange_integrals(nodes: Sequence[float], points: np.ndarray, density: np.ndarray) -> list[float]:
     """Integrals of the Lagrange polynomials on ``nodes`` against a density given at quadrature points."""
+    return [float((density * basis).sum()) for basis in lagrange_basis(nodes, points)]
+
+
+def lagrange_basis(nodes: Sequence[float], points: np.ndarray) -> list[np.ndarray]:
+    """The Lagrange polynomials on ``nodes``, at ``points``."""
     out = []
     for j, node in enumerate(nodes):
         basis = np.ones_like(points)
         for i, other in enumerate(nodes):
             if i != j:
                 basis = basis * (points - other) / (node - other)
-        out.append(float((density * basis).sum()))
+        out.append(basis)
     return out

@@ -21,6 +21,7 @@ class Step:
         noise: c_k.
         evaluate: whether the model is called at the state the row starts from.
         node: position of the new state in the grid; ``None`` for an intermediate stage.
+        constant: d_k, the same for every sample (DPM-Solver-v3).
     """
 
     t: float | int
@@ -30,6 +31,7 @@ class Step:
     noise: Coefficient = 0.0
     evaluate: bool = True
     node: int | None = None
+    constant: Coefficient = 0.0
 
 
 def is_zero(c: Coefficient) -> bool:
@@ -38,7 +40,7 @@ def is_zero(c: Coefficient) -> bool:
 
 
 class Row(NamedTuple):
-    """A step with its operands as registers: new = a lead + b second + sum plain + sum dense + noise z. ``drop``: read by nobody again."""
+    """A step with its operands as registers: new = a lead + b second + sum plain + sum dense + noise z + shift. ``drop``: read by nobody again."""
 
     t: float | int
     here: int
@@ -50,6 +52,7 @@ class Row(NamedTuple):
     plain: tuple[tuple[int, float], ...]
     dense: tuple[tuple[int, Tensor], ...]
     noise: Coefficient | None
+    shift: Coefficient | None
     new: int
     drop: tuple[int, ...]
 
@@ -61,7 +64,8 @@ def _row(step: Step, here: int, out: int | None, terms: Sequence[tuple[int, Coef
     dense = tuple((r, c) for r, c in rest if isinstance(c, Tensor))
     fused = not isinstance(a, Tensor) and a == 1.0 and bool(plain)  # x + b m is one operation, a x + b m two
     second, b = plain.pop(0) if fused else (None, 0.0)
-    return Row(step.t, here, out, lead, a, second, b, tuple(plain), dense, None if is_zero(step.noise) else step.noise, new, drop)
+    noise, shift = (None if is_zero(c) else c for c in (step.noise, step.constant))
+    return Row(step.t, here, out, lead, a, second, b, tuple(plain), dense, noise, shift, new, drop)
 
 
 def compile_steps(steps: Sequence[Step]) -> tuple[tuple[Row, ...], int]:
@@ -103,6 +107,7 @@ def moved_to(plan: tuple[Row, ...], x: Tensor) -> tuple[Row, ...]:
     def moved(row: Row) -> Row:
         dense = tuple((r, c.to(x)) for r, c in row.dense)
         lead = row.a.to(x) if isinstance(row.a, Tensor) else torch.tensor(row.a, dtype=x.dtype) if wrap else row.a
-        return row._replace(a=lead, dense=dense, noise=row.noise.to(x) if isinstance(row.noise, Tensor) else row.noise)
+        noise, shift = (c.to(x) if isinstance(c, Tensor) else c for c in (row.noise, row.shift))
+        return row._replace(a=lead, dense=dense, noise=noise, shift=shift)
 
     return tuple(map(moved, plan))

@@ -2,7 +2,7 @@
 
 Step k starts from the state x_k, evaluates the model there (or not), and forms a sparse linear combination of what has been seen:
 
-    x_{k+1} = sum_j a_{kj} x_j + sum_j b_{kj} m_j + c_k z_k,      m_j = model(x_j, t_j),  z_k standard normal,  j <= k.
+    x_{k+1} = sum_j a_{kj} x_j + sum_j b_{kj} m_j + c_k z_k + d_k,      m_j = model(x_j, t_j),  z_k standard normal,  j <= k.
 
 Every method of chapter 9 has this form: an intermediate stage is a state of its own, a multistep method names old outputs, a change of
 prediction is linear in (x_j, m_j) and so already part of the coefficients.
@@ -35,6 +35,7 @@ class SolverTable:
         steps: rows in order.
         times: the grid ``(M + 1,)``, decreasing: float64, or int64 indices.
         prediction: what the model must return: noise, clean, score or velocity.
+        sample_shape: shape of one sample, where coefficients belong to its coordinates; ``None``: any.
 
     Attributes:
         nfe: number of model calls of one run.
@@ -46,8 +47,10 @@ class SolverTable:
             yet or combines nothing.
     """
 
-    def __init__(self, name: str, steps: Iterable[Step], times: Tensor, prediction: str) -> None:
-        self.name, self.steps, self.times = name, tuple(steps), times
+    def __init__(
+        self, name: str, steps: Iterable[Step], times: Tensor, prediction: str, sample_shape: tuple[int, ...] | None = None
+    ) -> None:
+        self.name, self.steps, self.times, self.sample_shape = name, tuple(steps), times, sample_shape
         self.prediction = one_of(prediction, PREDICTIONS, "prediction")
         if not self.steps:
             raise ValueError(f"{name}: a table needs at least one step")
@@ -84,16 +87,18 @@ class SolverTable:
 
         Raises:
             TypeError: ``x_T`` or a prediction is no floating tensor.
-            ValueError: ``x_T`` without a batch axis or not finite, a prediction of another shape, or states that stop being finite (the message names
-                the step and says whether the model or the combination did it).
+            ValueError: ``x_T`` without a batch axis, not finite, or of another sample shape than the table's; a prediction of another shape; states
+                that stop being finite (the message names the step and says whether the model or the combination did it).
         """
         if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or not x_T.ndim or not _finite(x_T):
             floating(x_T, "x_T")
             raise ValueError("x_T must have shape (N, *shape), got a 0-d tensor")
+        if self.sample_shape is not None and x_T.shape[1:] != self.sample_shape:
+            raise ValueError(f"{self.name} was made for samples of shape {tuple(self.sample_shape)}, got x_T of shape {tuple(x_T.shape)}")
         if generator is not None and noise is not None:
             raise ValueError("give generator or noise, not both")
         plan = self._plan_for(x_T)
-        draw, rewind = _noise_source(noise, generator, x_T) if self.stochastic else (_no_noise, None)
+        draw, rewind = noise_source(noise, generator, x_T) if self.stochastic else (_no_noise, None)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
             x = _loop(plan, self.history, model, x_T, draw, differentiable, callback)
         if not _finite(x):
@@ -142,8 +147,9 @@ def _check(table: SolverTable, k: int, step: Step) -> None:
                 raise ValueError(f"{here} uses {what} {j}, which does not exist yet")
             if not _regular(c):
                 raise ValueError(f"{here}: the coefficient of {what} {j} is not finite ({c}); the method is singular at these times")
-    if not _regular(step.noise):
-        raise ValueError(f"{here}: the coefficient of the noise is not finite ({step.noise})")
+    for what, c in (("coefficient of the noise", step.noise), ("constant", step.constant)):
+        if not _regular(c):
+            raise ValueError(f"{here}: the {what} is not finite ({c})")
 
 
 def _regular(c: Coefficient) -> bool:
@@ -161,7 +167,7 @@ def _loop(plan: tuple[Row, ...], size: int, model: Model, x: Tensor, draw: Noise
     accumulate_dense: Any = torch.addcmul if differentiable else Tensor.addcmul_
     registers: list[Any] = [None] * size
     registers[0], shape, dtype = x, x.shape, x.dtype
-    for k, (t, here, out, lead, a, second, b, plain, dense, c, new, drop) in enumerate(plan):
+    for k, (t, here, out, lead, a, second, b, plain, dense, c, shift, new, drop) in enumerate(plan):
         if out is not None:
             m = model(registers[here], t)
             if m.__class__ is not Tensor or m.shape != shape or m.dtype is not dtype:
@@ -180,6 +186,8 @@ def _loop(plan: tuple[Row, ...], size: int, model: Model, x: Tensor, draw: Noise
             y = accumulate_dense(y, registers[r], factor)
         if c is not None:
             y = accumulate_dense(y, draw(k), c) if isinstance(c, Tensor) else accumulate(y, draw(k), alpha=c)
+        if shift is not None:
+            y = y + shift if differentiable else y.add_(shift)
         registers[new] = y
         for r in drop:
             registers[r] = None
@@ -209,7 +217,7 @@ def _no_noise(k: int) -> Tensor:
     raise AssertionError(f"step {k} of a deterministic table asked for noise")
 
 
-def _noise_source(noise: Noise | None, generator: torch.Generator | None, x: Tensor) -> tuple[Noise, Callable[[], object] | None]:
+def noise_source(noise: Noise | None, generator: torch.Generator | None, x: Tensor) -> tuple[Noise, Callable[[], object] | None]:
     """Return z_k as a function of k, and what starts the same sequence again."""
     if noise is not None:
         given = noise

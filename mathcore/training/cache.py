@@ -49,7 +49,7 @@ def run_cached(name: str, config: Any, fn: Callable[[nn.Module], FitResult], mod
 
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"name must consist of letters, digits, '.', '_' and '-', got {name!r}")
-    key = fingerprint(config, repr(model), model.state_dict(), data, fn, str(torch.__version__))
+    key = fingerprint(config, repr(model), _settings(model), model.state_dict(), data, fn, str(torch.__version__))
     path = settings.build_dir / "runs" / f"{name}-{key[:16]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -64,6 +64,15 @@ def run_cached(name: str, config: Any, fn: Callable[[nn.Module], FitResult], mod
         weights = {f"model/{k}": v for k, v in model.state_dict().items()}
         save_checkpoint(path, {**weights, "losses": result.losses}, {"kind": "run", "name": name, "key": key})
         return result
+
+
+def _settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The plain values that the parts of a model were made with: two models of one ``repr`` and one set of weights may differ in them."""
+    plain = int, float, str, tuple
+    return {
+        name: {key: value for key, value in vars(part).items() if not key.startswith("_") and isinstance(value, plain) and key != "training"}
+        for name, part in model.named_modules()
+    }
 
 
 def _read(path: Path, model: nn.Module) -> FitResult:

@@ -1,10 +1,12 @@
 """Test problems with exact answers: a 1-D mixture and a Gaussian under every schedule, with models that cost a few microseconds."""
 
+import math
+
 import torch
 
 from mathcore.data import examples
 from mathcore.schedules import AffineSchedule
-from mathcore.solvers import diagnostics, grids
+from mathcore.solvers import V3Statistics, diagnostics, grids
 from mathcore.solvers.diagnostics import CallCounter
 
 F64 = torch.float64
@@ -34,3 +36,11 @@ class Problem(diagnostics.Problem):
 
     def errors(self, method, counts, kind="noise", spacing=grids.uniform_lambda):
         return super().errors(lambda times: method(self.schedule, times, kind), counts, spacing)
+
+
+def wavy_statistics(low, high, shape=(1,), nodes=40):
+    """Statistics that belong to no model: smooth, of size one, different in each coordinate."""
+    lams = torch.linspace(low, high, nodes, dtype=F64)
+    phase = torch.arange(math.prod(shape), dtype=F64).reshape(shape)
+    angle = lams.reshape(-1, *[1] * len(shape)) + phase
+    return V3Statistics(lams, 0.4 + 0.3 * torch.sin(angle), -0.5 + 0.4 * torch.cos(1.3 * angle), 0.6 * torch.sin(0.7 * angle))

@@ -6,8 +6,8 @@ from scipy.integrate import solve_ivp
 
 from mathcore.data import examples
 from mathcore.schedules import AffineSchedule
-from mathcore.solvers import ddim, grids
-from mathcore.solvers.diagnostics import CallCounter, Exact1D, Problem, convergence_order
+from mathcore.solvers import ancestral, ddim, dpm_solver, dpm_solver_pp, grids
+from mathcore.solvers.diagnostics import CallCounter, Exact1D, Problem, convergence_order, output_weights
 
 
 def test_exact_images_are_those_of_an_adaptive_integrator():
@@ -44,6 +44,32 @@ def test_calls_are_counted_at_their_times():
 def test_order_of_a_power_law_is_its_exponent():
     counts = [3, 10, 40]
     assert convergence_order(counts, [7.0 * n**-2.5 for n in counts]) == pytest.approx(2.5, rel=1e-12)
+
+
+def test_output_weights_rebuild_a_run():
+    schedule = AffineSchedule.vp()
+    p = Problem(examples.solver_mixture(), schedule)
+    for table in (
+        ddim(schedule, p.grid(5), "clean"),
+        dpm_solver(schedule, p.grid(3), "clean", order=3),
+        dpm_solver_pp(schedule, p.grid(6), "clean", order=3),
+        ancestral(schedule, p.grid(4), "clean"),
+    ):
+        start, weights = output_weights(table)
+        outputs = []
+        model = p.model("clean")
+        silent = lambda k: torch.zeros_like(p.x_T)  # noqa: E731
+        end = table.run(lambda x, t, model=model, outputs=outputs: outputs.append(model(x, t)) or outputs[-1], p.x_T, noise=silent)
+        rebuilt = start * p.x_T + sum(w * m for w, m in zip(weights, outputs, strict=True))
+        torch.testing.assert_close(end, rebuilt, rtol=1e-10, atol=1e-11)  # states reach 100 and cancel
+
+
+def test_output_weights_of_one_ddim_step():
+    schedule, times = AffineSchedule.linear(), torch.tensor([0.75, 0.25], dtype=torch.float64)
+    start, weights = output_weights(ddim(schedule, times, "clean"))
+    # sigma_t / sigma_s = 1/3 of the state, and what the clean point lacks: 0.75 - 0.25 / 3
+    assert start == pytest.approx(1 / 3, rel=1e-14)
+    assert weights.tolist() == pytest.approx([2 / 3], rel=1e-14)
 
 
 def test_refusals():

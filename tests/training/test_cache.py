@@ -225,3 +225,19 @@ def test_source_of_reached_modules_counts(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(module, "_sources", edited)
             assert (fingerprint(cell) != before) is differs, name
+
+
+class Steady(networks.MLP):
+    """An MLP with a setting that is in neither its weights nor its ``repr``."""
+
+    def __init__(self, frequency):
+        super().__init__(2, 1, hidden=4, depth=1)
+        self.frequency = frequency
+
+
+def test_models_that_differ_in_a_plain_setting_do_not_share_a_run():
+    trainer = Trainer()
+    for frequency in (10.0, 1000.0, 10.0):
+        torch.manual_seed(0)
+        trainer(m=Steady(frequency))
+    assert trainer.count == 2
