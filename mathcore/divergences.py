@@ -82,7 +82,7 @@ def f_divergence(log_p: Values, log_q: Values, grid: Grid, kind: str) -> Float[T
         ValueError: unknown kind, grid not increasing, NaN, wrong shape, or a density that does not integrate to one on the grid.
     """
     integrand = _INTEGRANDS[one_of(kind, _INTEGRANDS, "kind")]
-    points, weights = _nodes(grid)
+    points, weights = quadrature_nodes(grid)
     values_p, values_q = _log_density(log_p, points, weights, "log_p"), _log_density(log_q, points, weights, "log_q")
     return (weights * integrand(values_p, values_q)).sum()
 
@@ -111,7 +111,7 @@ def fisher_divergence_quadrature(score_p: Values, score_q: Values, log_p: Values
 
     The scores need not be finite where p = 0. Two laws with one score on a disconnected support are at distance zero. Raises as `f_divergence`.
     """
-    points, weights = _nodes(grid)
+    points, weights = quadrature_nodes(grid)
     values = _log_density(log_p, points, weights, "log_p")
     gap = _evaluate(score_p, points, points.shape, "score_p") - _evaluate(score_q, points, points.shape, "score_q")
     support = values > -math.inf
@@ -253,8 +253,8 @@ def _monotone_coupling(n: int, m: int, like: Tensor) -> tuple[Tensor, Tensor, Te
     return jumps[:-1] // m, jumps[:-1] // n, (jumps.diff().double() / (n * m)).to(like.dtype)
 
 
-def _nodes(grid: Grid) -> tuple[Tensor, Tensor]:
-    """Points ``(M, D)`` and trapezium weights ``(M,)`` of a product grid."""
+def quadrature_nodes(grid: Grid) -> tuple[Tensor, Tensor]:
+    """Return points ``(M, D)`` and trapezium weights ``(M,)`` of a product grid; TypeError or ValueError unless its nodes are floats that increase."""
     axes: list[Any] = list(grid) if isinstance(grid, (list, tuple)) else [grid]
     weights = []
     for axis in axes:
