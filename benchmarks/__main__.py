@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ["benchmarks.mixture", "benchmarks.imports", "benchmarks.solvers", "benchmarks.fokker_planck"]
+BENCHMARKS = ["benchmarks.mixture", "benchmarks.imports", "benchmarks.solvers", "benchmarks.fokker_planck", "benchmarks.dynamics"]
 
 for name in BENCHMARKS:
     print(f"\n== {name}", flush=True)

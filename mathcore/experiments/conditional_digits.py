@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from mathcore.data import load
-from mathcore.training.precision import single_precision
 from mathcore.networks import UNet, drop_labels
 from mathcore.schedules import AffineSchedule
 from mathcore.settings import settings
 from mathcore.training import FitResult, TrainConfig, fit, run_cached
+from mathcore.training.precision import single_precision
 
 CLASSES = 10
 P_EMPTY = 0.1
