@@ -126,7 +126,9 @@ def target_gap(of_noise: Expr, of_state: Expr, rest: Expr) -> tuple[Expr, Expr]:
     growth = sp.exp(-lam) / of_noise
     n = sp.exp(-lam) * eps - value_ell * x / alpha(lam)
     target = of_noise * eps + of_state * x + rest
-    return sp.simplify(sp.diff(sp.log(growth), lam) - value_a), sp.simplify(sp.diff(n / growth, lam) - value_b / growth - sp.diff(target, lam))
+    return sp.simplify(sp.diff(sp.log(growth), lam) - value_a), sp.simplify(
+        sp.diff(n / growth, lam) - value_b / growth - sp.diff(target, lam)
+    )
 
 
 # --- constants: the earlier solvers (section 9.7.6) ---------------------------------------------------------------------------------------

@@ -70,7 +70,9 @@ def _settings(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The plain values that the parts of a model were made with: two models of one ``repr`` and one set of weights may differ in them."""
     plain = int, float, str, tuple
     return {
-        name: {key: value for key, value in vars(part).items() if not key.startswith("_") and isinstance(value, plain) and key != "training"}
+        name: {
+            key: value for key, value in vars(part).items() if not key.startswith("_") and isinstance(value, plain) and key != "training"
+        }
         for name, part in model.named_modules()
     }
 
