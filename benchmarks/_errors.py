@@ -80,8 +80,19 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     },
     **{f"DPM {o}M": (MULTI, {"solver_order": o, "algorithm_type": "dpmsolver", **KEEP, **END}) for o in (2, 3)},
     **{f"DPM++ {o}S": (SINGLE, {"solver_order": o, "lower_order_final": True, **END}) for o in (2, 3)},
-    **{f"UniPC-{o} {v}": (UNIPC, {"solver_order": o, "solver_type": v, **KEEP, **END}) for o in (2, 3) for v in ("bh1", "bh2")},
+    **{
+        f"UniPC-{o} {v}{name}": (UNIPC, {"solver_order": o, "solver_type": v, "predict_x0": x0, **KEEP, **END})
+        for x0, name in ((True, ""), (False, " noise"))
+        for o in (2, 3)
+        for v in ("bh1", "bh2")
+    },
     **{f"DEIS-{o}": (DEIS, {"solver_order": o, **KEEP}) for o in (2, 3)},
+}
+ROOTED: dict[str, tuple[str, int, dict[str, Any]]] = {
+    # these step x / alpha on n nodes and then to sigma = 0, a step that is left out: scheduler, calls per step, arguments of step
+    **{f"LMS-{o}": ("LMSDiscreteScheduler", 1, {"order": o}) for o in (2, 3, 4)},
+    "Heun": ("HeunDiscreteScheduler", 2, {}),
+    "KDPM2": ("KDPM2DiscreteScheduler", 2, {}),
 }
 
 
@@ -142,6 +153,28 @@ def theirs(case: Setting, calls: tuple[int, ...] = CALLS) -> dict[str, list[floa
                 prepared = prepare(scheduler(kind, {**settings, **options}), n + extra)
                 end = follow(prepared, model, time, case.x, last=n)[-1]
                 errors.append(_rms(end, case))
+            curves[f"{name}, {place}"] = errors
+    return curves | _rooted(case, calls)
+
+
+def _rooted(case: Setting, calls: tuple[int, ...]) -> dict[str, list[float | None]]:
+    """The schedulers that step x / alpha. With ``trailing`` they have no node at the smallest noise level, so it does not occur."""
+    (trig, angle), (edm, time) = SPACES["vp"], SPACES["edm"]
+    model, start = case.model(edm), case.x / trig.alpha(case.first)
+    curves: dict[str, list[float | None]] = {}
+    for place in ("linspace", "karras", "exponential"):
+        for name, (kind, per_step, arguments) in ROOTED.items():
+            errors: list[float | None] = []
+            for n in calls:
+                if n % per_step:
+                    errors.append(None)
+                    continue
+                prepared = prepare(scheduler(kind, PLACES[place]), n // per_step + 1)
+                ends = [float(angle(prepared.nodes[k])) for k in (0, n // per_step)]
+                if max(abs(a - b) for a, b in zip(ends, (case.first, case.last), strict=True)) > 1e-6:
+                    raise RuntimeError(f"{kind} on {place} runs from {ends[0]} to {ends[1]}")
+                end = follow(prepared, model, time, start, last=n, **arguments)[-1]
+                errors.append(_rms(end * trig.alpha(case.last), case))
             curves[f"{name}, {place}"] = errors
     return curves
 

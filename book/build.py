@@ -27,10 +27,9 @@ KERNEL_ENV = {"OMP_NUM_THREADS": "1", "MATHCORE_EXPLORE": "static", "CI": "true"
 
 
 def library_key() -> str:
-    """Hash everything a notebook's result depends on besides the notebook: package, benchmark results, lock, scale, device, precision."""
+    """Hash everything a notebook's result depends on besides the notebook: package, lock, scale, device, precision."""
     digest = hashlib.sha256()
-    results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    for path in [*sorted((ROOT / "mathcore").rglob("*.py")), *results, ROOT / "requirements.lock"]:
+    for path in [*sorted((ROOT / "mathcore").rglob("*.py")), ROOT / "requirements.lock"]:
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     digest.update(repr([os.environ.get(name) for name in ("MATHCORE_SCALE", "MATHCORE_DEVICE", "MATHCORE_PRECISION")]).encode())
     return digest.hexdigest()
@@ -56,6 +55,20 @@ def open_cache(build: Path, key: str) -> JupyterCacheBase:
         build.mkdir(parents=True, exist_ok=True)
         stamp.write_text(key)
     return get_cache(build / "cache")
+
+
+def forget_stale_results(cache: JupyterCacheBase, build: Path, notebooks: list[Path]) -> None:
+    """Drop the stored run of a notebook that reads benchmark results, if these have changed since."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    stamp = build / "results-key"
+    if not stamp.is_file() or stamp.read_text() != digest.hexdigest():
+        readers = {str(path) for path in notebooks if "benchmarks/results" in path.read_text(encoding="utf-8")}
+        for record in cache.list_cache_records():
+            if record.uri in readers:
+                cache.remove_cache(record.pk)
+        stamp.write_text(digest.hexdigest())
 
 
 def execute(cache: JupyterCacheBase, notebooks: list[Path]) -> None:
@@ -103,6 +116,7 @@ def main() -> None:
     build = root / "_build"
     notebooks = notebooks_of_toc(root)
     cache = open_cache(build, library_key())
+    forget_stale_results(cache, build, notebooks)
     execute(cache, notebooks)
     generate(root, [runs_of(cache, path) for path in notebooks])
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
