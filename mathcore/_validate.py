@@ -40,6 +40,30 @@ def positive(value: float | int, name: str) -> float:
     return number
 
 
+def count(value: Any, name: str, least: int = 1) -> int:
+    """Return ``value`` if it is an integer of at least ``least``; True and False are none.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return value
+
+
+def like_input(out: Any, x: Tensor, name: str) -> Tensor:
+    """Return ``out``, what the user's function ``name`` made of ``x``, if it is a floating tensor shaped like ``x``.
+
+    Raises:
+        TypeError: no floating tensor. ValueError: another shape.
+    """
+    if not isinstance(out, Tensor) or not out.is_floating_point():
+        raise TypeError(f"{name} must return a floating-point tensor, got {out.dtype if isinstance(out, Tensor) else type(out).__name__}")
+    if out.shape != x.shape:
+        raise ValueError(f"{name} must return the shape of its input, {tuple(x.shape)}; got {tuple(out.shape)}")
+    return out
+
+
 def one_of(value: str, allowed: Iterable[str], name: str) -> str:
     """Return ``value`` if it is one of ``allowed``; otherwise name the choices and the nearest match.
 

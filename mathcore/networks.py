@@ -14,14 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mathcore._types import Index, Time
-from mathcore._validate import positive
-
-
-def _count(value: int, name: str) -> int:
-    """Return ``value`` if it is a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-    return value
+from mathcore._validate import count, positive
 
 
 def _times(t: float | int | Tensor, x: Tensor) -> Tensor:
@@ -98,7 +91,7 @@ class LabelFeatures(nn.Module):
 
     def __init__(self, classes: int, d_embed: int) -> None:
         super().__init__()
-        self.classes = _count(classes, "classes")
+        self.classes = count(classes, "classes")
         self.table = nn.Embedding(classes + 1, d_embed)
         nn.init.zeros_(self.table.weight)  # the untrained network does not look at labels
 
@@ -149,8 +142,8 @@ class MLP(nn.Module):
 
     def __init__(self, d_in: int, d_out: int, hidden: int = 128, depth: int = 3) -> None:
         super().__init__()
-        self.d_in, self.d_out = _count(d_in, "d_in"), _count(d_out, "d_out")
-        widths = [d_in] + [_count(hidden, "hidden")] * _count(depth, "depth")
+        self.d_in, self.d_out = count(d_in, "d_in"), count(d_out, "d_out")
+        widths = [d_in] + [count(hidden, "hidden")] * count(depth, "depth")
         hidden_layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*hidden_layers, nn.Linear(hidden, d_out))
 
@@ -188,9 +181,9 @@ class TimeMLP(nn.Module):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        self.dim = _count(dim, "dim")
+        self.dim = count(dim, "dim")
         self.time = TimeFeatures(d_embed, t_max, max_frequency)
-        widths = [dim] + [_count(hidden, "hidden")] * _count(depth, "depth")
+        widths = [dim] + [count(hidden, "hidden")] * count(depth, "depth")
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.from_time = nn.ModuleList(nn.Linear(d_embed, hidden, bias=False) for _ in range(depth))
         self.out = nn.Linear(hidden, dim)
@@ -279,12 +272,12 @@ class UNet(nn.Module):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        self.channels, self.size = _count(channels, "channels"), _count(size, "size")
+        self.channels, self.size = count(channels, "channels"), count(size, "size")
         if not mults:
             raise ValueError("mults must name at least one resolution, got an empty tuple")
         if size % 2 ** (len(mults) - 1):
             raise ValueError(f"size must be divisible by {2 ** (len(mults) - 1)} for {len(mults)} resolutions, got {size}")
-        widths = [_count(width, "width") * _count(m, "mults") for m in mults]
+        widths = [count(width, "width") * count(m, "mults") for m in mults]
         self.time = TimeFeatures(d_embed, t_max, max_frequency)
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.down = nn.ModuleList(ResidualBlock(a, b, d_embed) for a, b in zip([width, *widths], widths))

@@ -164,7 +164,7 @@ def test_low_precision_input_keeps_large_indices_apart():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MLP(0, 1), "d_in must be a positive whole number, got 0"),
+        (lambda: MLP(0, 1), "d_in must be an integer of at least 1, got 0"),
         (lambda: MLP(1, 1, depth=0), "depth"),
         (lambda: TimeMLP(2, hidden=-1), "hidden"),
         (lambda: TimeMLP(2, d_embed=7), "dim must be even"),

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mathcore._tableaux import TABLEAUX, Tableau
 from mathcore._validate import one_of
 from mathcore.dynamics.fields import value_and_jacobian
 
@@ -19,21 +19,6 @@ class SolverDivergedError(FloatingPointError):
     """A state stopped being finite, or an implicit step found no solution."""
 
 
-@dataclass(frozen=True)
-class Tableau:
-    """An explicit Runge-Kutta method: stage i at time t + c_i h and state x + h sum_j a_ij k_j, then x + h sum_i b_i k_i."""
-
-    c: tuple[float, ...]
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-
-
-TABLEAUX = {
-    "euler": Tableau((0.0,), ((),), (1.0,)),
-    "heun": Tableau((0.0, 1.0), ((), (1.0,)), (1 / 2, 1 / 2)),
-    "midpoint": Tableau((0.0, 1 / 2), ((), (1 / 2,)), (0.0, 1.0)),
-    "rk4": Tableau((0.0, 1 / 2, 1 / 2, 1.0), ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-}
 ADAMS = {"ab2": 2, "ab4": 4}
 METHODS = (*TABLEAUX, *ADAMS, "implicit_euler")
 

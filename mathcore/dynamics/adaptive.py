@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mathcore._validate import floating, one_of, positive
+from mathcore._validate import floating, like_input, one_of, positive
 from mathcore.dynamics._steps import SolverDivergedError, VectorField
 from mathcore.dynamics.paths import Grid, check_grid
 
@@ -74,12 +74,6 @@ def _guarded(v: VectorField, x0: Tensor, low: float, high: float) -> Callable[[T
         time = float(t.detach())
         if not low - slack <= time <= high + slack:
             raise RuntimeError(f"the integrator left [{low}, {high}]: t={time}")
-        out = v(x, min(max(time, low), high))
-        if not isinstance(out, Tensor) or not out.is_floating_point():
-            got = out.dtype if isinstance(out, Tensor) else type(out).__name__
-            raise TypeError(f"the field must return a floating-point tensor, got {got}")
-        if out.shape != x.shape:
-            raise ValueError(f"the field must return the shape of its input, {tuple(x.shape)}; got {tuple(out.shape)}")
-        return out.to(x.dtype)
+        return like_input(v(x, min(max(time, low), high)), x, "the field").to(x.dtype)
 
     return field

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Matrices, Points, Scalars
-from mathcore._validate import floating, one_of
+from mathcore._validate import count, floating, like_input, one_of
 
 Batch = Float[Tensor, "n *shape"]
 
@@ -56,8 +56,7 @@ def jacobian(fn: Field, x: Points) -> Matrices:
 def draw_probes(x: Tensor, n_probes: int, probe: str, generator: torch.Generator | None) -> list[Tensor]:
     """Return ``n_probes`` random directions shaped like ``x``, of mean zero and covariance one; errors as :func:`divergence`."""
     one_of(probe, ("rademacher", "gaussian"), "probe")
-    if isinstance(n_probes, bool) or not isinstance(n_probes, int) or n_probes < 1:
-        raise ValueError(f"n_probes must be a positive integer, got {n_probes!r}")
+    count(n_probes, "n_probes")
     if probe == "gaussian":
         return [torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) for _ in range(n_probes)]
     signs = (torch.randint(2, x.shape, generator=generator, device=x.device) for _ in range(n_probes))
@@ -94,12 +93,7 @@ def _linearise(fn: Field, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]
 
     def watched(y: Tensor) -> Tensor:
         nonlocal attached
-        out = fn(y)
-        if not isinstance(out, Tensor) or not out.is_floating_point():
-            got = out.dtype if isinstance(out, Tensor) else type(out).__name__
-            raise TypeError(f"fn must return a floating-point tensor, got {got}")
-        if out.shape != y.shape:
-            raise ValueError(f"fn must return the shape of its input, {tuple(y.shape)}; got {tuple(out.shape)}")
+        out = like_input(fn(y), y, "fn")
         attached = out.requires_grad
         return out
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Points, Scalars, Time
-from mathcore._validate import floating
+from mathcore._validate import count, floating
 from mathcore.dynamics.fields import divergence
 from mathcore.dynamics.paths import check_grid
 
@@ -49,8 +49,7 @@ def cells(low: float | int, high: float | int, n: int) -> Axis:
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"cells needs finite low < high, got {low} and {high}")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 4:
-        raise ValueError(f"n must be an integer of at least 4, got {n!r}")
+    count(n, "n", 4)
     return low + (high - low) * (torch.arange(n, dtype=torch.float64) + 0.5) / n
 
 

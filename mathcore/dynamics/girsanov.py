@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mathcore._validate import floating, one_of, per_sample
+from mathcore._validate import count, floating, like_input, one_of, per_sample
 from mathcore.dynamics.fields import divergence
 from mathcore.dynamics.paths import check_grid
 from mathcore.dynamics.sde import VectorField
@@ -99,8 +99,7 @@ def elbo_sde(
     one_of(form, ("ism", "dsm"), "form")
     if not isinstance(schedule, AffineSchedule):
         raise TypeError(f"schedule must be an AffineSchedule, got {type(schedule).__name__}")
-    if isinstance(n_t, bool) or not isinstance(n_t, int) or n_t < 1:
-        raise ValueError(f"n_t must be a positive integer, got {n_t!r}")
+    count(n_t, "n_t")
     for name, function in (("score", score), ("prior_log_prob", prior_log_prob)):
         if not callable(function):
             raise TypeError(f"{name} must be a function, got {type(function).__name__}")
@@ -118,9 +117,7 @@ def elbo_sde(
         t = (start + (j + 1 - u) * width).clamp(max=schedule.t_max)  # (0, 1]: sigma = 0 is never asked for
         x, noise, sigma = _antithetic(schedule, x0, t, generator)
         both = t.repeat(2)
-        s = score(x, both)
-        if s.shape != x.shape:
-            raise ValueError(f"score must return the shape of its input, {tuple(x.shape)}; got {tuple(s.shape)}")
+        s = like_input(score(x, both), x, "score")
         if form == "dsm":
             cross = (s * noise / sigma).flatten(1).sum(1)
         elif n_probes is None:
@@ -159,8 +156,5 @@ def _steps(
         scale = float(g(t)) if callable(g) else float(g)
         if not 0.0 < scale < float("inf"):
             raise ValueError(f"g must be positive and finite: without common noise no ratio exists; got {scale} at t={t}")
-        base, top = f_tilde(x, t), f(x, t)
-        for name, value in (("f", top), ("f_tilde", base)):
-            if value.shape != x.shape:
-                raise ValueError(f"{name} must return the shape of its input, {tuple(x.shape)}; got {tuple(value.shape)}")
+        base, top = like_input(f_tilde(x, t), x, "f_tilde"), like_input(f(x, t), x, "f")
         yield path[:, i + 1] - x, times[i + 1] - t, top - base, base, scale**2

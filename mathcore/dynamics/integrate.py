@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mathcore._validate import floating, one_of
+from mathcore._validate import count, floating, like_input, one_of
 from mathcore.dynamics._steps import (
     ADAMS,
     METHODS,
@@ -91,8 +91,7 @@ def flow_map(v: VectorField, x: State, s: float | int, t: float | int, n_steps: 
     Raises:
         ValueError: ``n_steps`` not a positive integer, times not finite; and the errors of :func:`odeint_fixed`.
     """
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-        raise ValueError(f"n_steps must be a positive integer, got {n_steps!r}")
+    count(n_steps, "n_steps")
     if not (math.isfinite(s) and math.isfinite(t)):
         raise ValueError(f"s and t must be finite, got {s} and {t}")
     if s == t:
@@ -209,8 +208,7 @@ def picard_iterate(
     """
     one_of(rule, RULES, "rule")
     grid, x = check_grid(ts), _state(x0)
-    if isinstance(n_sweeps, bool) or not isinstance(n_sweeps, int) or n_sweeps < 0:
-        raise ValueError(f"n_sweeps must be an integer of at least 0, got {n_sweeps!r}")
+    count(n_sweeps, "n_sweeps", 0)
     m = len(grid)
     path = x[:, None].expand(len(x), m, *x.shape[1:]) if guess is None else floating(guess, "guess")
     if path.shape != (len(x), m, *x.shape[1:]) or not torch.equal(path[:, 0], x):
@@ -241,16 +239,7 @@ def _checked(v: VectorField, x0: Tensor) -> VectorField:
     if not callable(v):
         raise TypeError(f"the field must be a function of (x, t), got {type(v).__name__}")
 
-    def call(x: Tensor, t: Any) -> Tensor:
-        out = v(x, t)
-        if not isinstance(out, Tensor) or not out.is_floating_point():
-            got = out.dtype if isinstance(out, Tensor) else type(out).__name__
-            raise TypeError(f"the field must return a floating-point tensor, got {got}")
-        if out.shape != x.shape:
-            raise ValueError(f"the field must return the shape of its input, {tuple(x.shape)}; got {tuple(out.shape)}")
-        return out.to(x0.dtype)
-
-    return call
+    return lambda x, t: like_input(v(x, t), x, "the field").to(x0.dtype)
 
 
 def _alive(x: Tensor, method: str, i: int, t: float) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Scalars
-from mathcore._validate import floating, one_of, positive
+from mathcore._validate import count, floating, one_of, positive
 from mathcore.dynamics.fields import draw_probes, value_and_divergence
 from mathcore.dynamics.integrate import odeint_fixed
 from mathcore.dynamics.paths import Grid
@@ -96,8 +96,7 @@ def bits_per_dim(log_prob: Scalars, dim: int, bin_width: float | int) -> Scalars
         TypeError: no floating tensor. ValueError: not ``(N,)``, NaN, ``dim`` not a positive integer, ``bin_width`` not positive.
     """
     floating(log_prob, "log_prob", ndim=1)
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise ValueError(f"dim must be a positive integer, got {dim!r}")
+    count(dim, "dim")
     return -log_prob / (dim * math.log(2)) - math.log2(positive(bin_width, "bin_width"))
 
 

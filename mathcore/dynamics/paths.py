@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mathcore._validate import floating, one_of
+from mathcore._validate import count, floating, one_of
 
 Grid = Float[Tensor, " m"]
 Path = Float[Tensor, "n m d"]
@@ -36,8 +36,7 @@ def brownian_path(n: int, ts: Grid, d: int = 1, generator: torch.Generator | Non
     """
     check_grid(ts)
     for name, value in (("n", n), ("d", d)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        count(value, name)
     steps = torch.randn(n, len(ts) - 1, d, generator=generator, dtype=ts.dtype, device=ts.device) * ts.diff().abs().sqrt()[:, None]
     return torch.cat([steps.new_zeros(n, 1, d), steps.cumsum(1)], dim=1)
 

@@ -16,19 +16,6 @@ Energy = Callable[[Tensor], Tensor]
 """A function ``(N, *shape) -> (N,)``, row by row."""
 
 
-def like_input(out: Any, x: Tensor, name: str) -> Tensor:
-    """Return ``out`` if it is a floating tensor shaped like ``x``.
-
-    Raises:
-        TypeError: no floating tensor. ValueError: another shape.
-    """
-    if not isinstance(out, Tensor) or not out.is_floating_point():
-        raise TypeError(f"{name} must return a floating-point tensor, got {out.dtype if isinstance(out, Tensor) else type(out).__name__}")
-    if out.shape != x.shape:
-        raise ValueError(f"{name} must return the shape of its input, {tuple(x.shape)}; got {tuple(out.shape)}")
-    return out
-
-
 def one_per_row(out: Any, x: Tensor, name: str) -> Tensor:
     """Return ``out`` if it is a floating tensor with one number for each row of ``x``.
 
@@ -40,17 +27,6 @@ def one_per_row(out: Any, x: Tensor, name: str) -> Tensor:
     if out.shape != x.shape[:1]:
         raise ValueError(f"{name} must return one number per row, shape ({len(x)},); got {tuple(out.shape)}")
     return out
-
-
-def count(value: Any, name: str, least: int = 1) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
 
 
 def row_sum(x: Tensor) -> Tensor:

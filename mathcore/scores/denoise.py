@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Matrices, Scalars
-from mathcore._validate import floating, one_of, positive
+from mathcore._validate import count, floating, like_input, one_of, positive
 from mathcore.dynamics.fields import draw_probes, value_and_divergence
-from mathcore.scores._calls import Batch, Score, count, like_input, row_sum
+from mathcore.scores._calls import Batch, Score, row_sum
 
 
 def tweedie_mean(x: Batch, score: Batch, alpha: float | int = 1.0, sigma: float | int = 1.0) -> Batch:

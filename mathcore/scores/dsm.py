@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Scalars
-from mathcore._validate import floating, one_of, per_sample
+from mathcore._validate import floating, like_input, one_of, per_sample
 from mathcore.schedules import AffineSchedule
-from mathcore.scores._calls import Batch, like_input, row_sum
+from mathcore.scores._calls import Batch, row_sum
 
 Corruption = AffineSchedule | float | int | Float[Tensor, ""] | Float[Tensor, " n"]
 """How data is made noisy: a schedule, x_t = alpha_t x_0 + sigma_t eps; or sigma itself, one or one per row, x_0 + sigma eps."""

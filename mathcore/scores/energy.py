@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Points, Scalars
-from mathcore._validate import floating
+from mathcore._validate import count, floating, like_input
 from mathcore.divergences import Grid, quadrature_nodes
 from mathcore.dynamics.fields import jacobian
-from mathcore.scores._calls import Batch, Energy, Score, count, like_input, one_per_row
+from mathcore.scores._calls import Batch, Energy, Score, one_per_row
 from mathcore.scores.langevin import langevin
 
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mathcore._validate import floating, positive
+from mathcore._validate import count, floating, like_input, positive
 from mathcore.dynamics.integrate import SolverDivergedError
-from mathcore.scores._calls import Batch, Energy, Score, count, like_input, one_per_row, row_sum
+from mathcore.scores._calls import Batch, Energy, Score, one_per_row, row_sum
 
 NoisyScore = Callable[[Tensor, float], Tensor]
 """``score(x, sigma)``: the score of the data blurred by N(0, sigma^2 I), ``x (N, *shape)``, sigma a number."""

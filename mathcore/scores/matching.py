@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Scalars
-from mathcore._validate import floating, one_of, positive
+from mathcore._validate import floating, like_input, one_of, positive
 from mathcore.dynamics.fields import divergence, draw_probes, value_and_divergence
-from mathcore.scores._calls import Batch, Score, like_input, one_per_row, row_sum
+from mathcore.scores._calls import Batch, Score, one_per_row, row_sum
 
 Adjoint = Callable[[Score, Tensor], Tensor]
 """``adjoint(field, x) -> (N,)``: the adjoint of a linear operator, applied to a field and evaluated at ``x``."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mathcore._validate import floating, one_of, positive
+from mathcore._validate import count, floating, one_of, positive
 from mathcore.predictions import PREDICTIONS
 from mathcore.schedules import AffineSchedule
 from mathcore.solvers import grids
@@ -147,8 +147,7 @@ def dpm_solver_adaptive(
     one_of(prediction, PREDICTIONS, "prediction"), one_of(form, ("noise", "clean"), "form"), one_of(kind, KINDS, "kind")
     if isinstance(order, bool) or order not in (2, 3):
         raise ValueError(f"order must be 2 (the pair 1, 2) or 3 (the pair 2, 3), got {order!r}")
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
+    count(max_steps, "max_steps")
     start, end = grids.uniform_lambda(schedule, 1, t_start, t_end).tolist()
     rtol, first = positive(rtol, "rtol"), positive(first_step, "first_step")
     atol = ATOL_TO_RTOL * rtol if atol is None else positive(atol, "atol")

@@ -195,9 +195,8 @@ def output_weights(table: SolverTable) -> tuple[float, Float[Tensor, " calls"]]:
     property of the table.
     """
     n, calls = table.nfe, iter(range(table.nfe))
-    rows = torch.zeros(
-        n + 1, n + 2, 1, dtype=torch.float64
-    )  # a batch of n + 2: row k sees call k alone, row n the start alone, the last one nothing
+    # a batch of n + 2: row k sees call k alone, row n the start alone, the last one nothing
+    rows = torch.zeros(n + 1, n + 2, 1, dtype=torch.float64)
     rows[range(n + 1), range(n + 1)] = 1.0
     end = table.run(lambda x, t: rows[next(calls)], rows[n], noise=lambda k: torch.zeros(n + 2, 1, dtype=torch.float64))[:, 0]
     return float(end[n] - end[n + 1]), end[:n] - end[n + 1]

@@ -13,20 +13,13 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from mathcore._tableaux import TABLEAUX, Tableau
 from mathcore._validate import one_of
 from mathcore.solvers.builder import Builder, Combination, Node, Output, Schedule, State
 from mathcore.solvers.table import SolverTable
 
 CLOCKS = ("t", "lambda", "rho")
 SCALES = ("one", "alpha", "sigma")
-
-Tableau = tuple[list[float], list[list[float]], list[float]]
-TABLEAUS: dict[str, Tableau] = {
-    "euler": ([0.0], [[]], [1.0]),
-    "heun": ([0.0, 1.0], [[], [1.0]], [0.5, 0.5]),
-    "rk4": ([0.0, 0.5, 0.5, 1.0], [[], [0.5], [0.0, 0.5], [0.0, 0.0, 1.0]], [1 / 6, 1 / 3, 1 / 3, 1 / 6]),
-}
-"""Butcher tableaus (c, a, b)."""
 
 
 def euler(schedule: Schedule, times: Tensor, prediction: str = "noise", clock: str = "t", scale: str = "one") -> SolverTable:
@@ -71,12 +64,12 @@ def _runge_kutta(name: str, schedule: Schedule, times: Tensor, prediction: str, 
     one_of(clock, CLOCKS, "clock"), one_of(scale, SCALES, "scale")
     build = Builder(f"{name}({clock}, {scale})", schedule, times, prediction)
     middles: list[Node | None] = [None] * len(build.nodes)
-    if 0.5 in TABLEAUS[name][0]:
+    if 0.5 in TABLEAUX[name].c:
         middles = [*build.between([(s.clock(clock) + t.clock(clock)) / 2 for s, t in pairwise(build.nodes)], clock)]
     x = build.start
     for t, middle in zip(build.nodes[1:], middles, strict=False):
         used = "euler" if name == "heun" and t.sigma == 0 else name  # an Euler step to the clean end
-        x = interval(build, x, t, middle, TABLEAUS[used], clock, scale)
+        x = interval(build, x, t, middle, TABLEAUX[used], clock, scale)
     return build.table()
 
 
@@ -116,4 +109,4 @@ class WarmStart:
 
     def step(self, k: int, x: State, t: Node) -> State:
         """Step k by Runge-Kutta 4."""
-        return interval(self._build, x, t, self._middles[k], TABLEAUS["rk4"], "lambda", "alpha")
+        return interval(self._build, x, t, self._middles[k], TABLEAUX["rk4"], "lambda", "alpha")

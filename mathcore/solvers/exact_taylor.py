@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from mathcore._types import Time
-from mathcore._validate import floating, one_of, per_sample
+from mathcore._validate import count, floating, one_of, per_sample
 from mathcore.predictions import convert_prediction
 from mathcore.schedules import AffineSchedule
 from mathcore.solvers import grids
@@ -39,8 +39,7 @@ def total_derivatives(model: Model, schedule: AffineSchedule, x: Batch, t: Time,
     """
     if not isinstance(schedule, AffineSchedule):
         raise TypeError(f"schedule must be an AffineSchedule, which has time derivatives; got {type(schedule).__name__}")
-    if isinstance(order, bool) or not isinstance(order, int) or order < 0:
-        raise ValueError(f"order must be a non-negative integer, got {order!r}")
+    count(order, "order", 0)
     time = per_sample(t, floating(x, "x")).reshape(-1)
     time = time[0] if time.numel() == 1 else time
     schedule.half_log_snr(time)  # refuses the ends where it is infinite

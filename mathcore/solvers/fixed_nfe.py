@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from mathcore._validate import one_of
+from mathcore._validate import count, one_of
 from mathcore.schedules import AffineSchedule
 from mathcore.solvers import grids
 from mathcore.solvers.builder import Builder
@@ -24,8 +24,7 @@ def orders_for(calls: int, order: int = 3) -> list[int]:
     Raises:
         ValueError: ``calls`` no positive integer, ``order`` outside 1..3.
     """
-    if isinstance(calls, bool) or not isinstance(calls, int) or calls < 1:
-        raise ValueError(f"calls must be a positive integer, got {calls!r}")
+    count(calls, "calls")
     if isinstance(order, bool) or order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
     full, rest = divmod(calls, order)

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from mathcore._validate import one_of, positive
+from mathcore._validate import count, one_of, positive
 from mathcore.solvers.builder import Builder, Schedule
 from mathcore.solvers.ddim import ddim_step, euler_maruyama_step
 from mathcore.solvers.table import SolverTable
@@ -35,8 +35,7 @@ def predictor_corrector(
         ValueError: unknown predictor, a negative number of corrector steps, snr not positive, a bad grid, a singular conversion.
     """
     one_of(predictor, PREDICTORS, "predictor")
-    if isinstance(n_corrector, bool) or not isinstance(n_corrector, int) or n_corrector < 0:
-        raise ValueError(f"n_corrector must be an integer of at least 0, got {n_corrector!r}")
+    count(n_corrector, "n_corrector", 0)
     r = positive(snr, "snr")
     build = Builder(f"predictor_corrector({predictor}, {n_corrector}, snr={r:g})", schedule, times, prediction)
     x = build.start

@@ -12,6 +12,8 @@ from typing import Any
 import sympy as sp
 from sympy import Expr, Symbol
 
+from mathcore.symbolic.ode import TABLEAUX
+
 time = Symbol("t", positive=True)
 tau = Symbol("tau", positive=True)
 h = Symbol("h", positive=True)
@@ -184,18 +186,6 @@ def moment_gaps(weights: Sequence[Expr], nodes: Sequence[Expr], variable: Symbol
 
 # --- Runge-Kutta (section A.1) -----------------------------------------------------------------------------------------------------------
 
-TABLEAUS: dict[str, tuple[list[Expr], list[list[Expr]], list[Expr]]] = {
-    "euler": ([sp.S(0)], [[]], [sp.S(1)]),
-    "heun": ([sp.S(0), sp.S(1)], [[], [sp.S(1)]], [sp.S(1) / 2, sp.S(1) / 2]),
-    "rk4": (
-        [sp.S(0), sp.S(1) / 2, sp.S(1) / 2, sp.S(1)],
-        [[], [sp.S(1) / 2], [sp.S(0), sp.S(1) / 2], [sp.S(0), sp.S(0), sp.S(1)]],
-        [sp.S(1) / 6, sp.S(1) / 3, sp.S(1) / 3, sp.S(1) / 6],
-    ),
-}
-"""Butcher tableaus (c, a, b)."""
-
-
 Tree = tuple[Any, ...]
 """A rooted tree, as the sorted tuple of its root's children."""
 
@@ -324,11 +314,11 @@ def euler_maruyama(prediction: str, noise_level: Expr) -> dict[str, Expr]:
 
 
 def runge_kutta_rows(method: str, clock: str, scale: str, prediction: str, labels: Sequence[str]) -> list[dict[str, Expr]]:
-    """The rows of one interval of `TABLEAUS[method]` applied to d(x/c)/du; ``labels``: the nodes of the stages, then the end.
+    """The rows of one interval of `TABLEAUX[method]` applied to d(x/c)/du; ``labels``: the nodes of the stages, then the end.
 
     Coefficients are named ``x0, x1, ...`` (the state at the start, then the stages) and ``m0, m1, ...`` (the outputs there).
     """
-    _, a, b = TABLEAUS[method]
+    _, a, b = TABLEAUX[method]
 
     def clock_of(node: Scales) -> Expr:
         return {"t": node.t, "lambda": node.lam, "rho": node.rho}[clock]

@@ -85,7 +85,7 @@ def test_refusals(user_errors):
         (lambda: brownian_path(2, torch.tensor([0.0, 1.0, 1.0])), ValueError, "strictly"),
         (lambda: brownian_path(2, torch.tensor([0.0])), ValueError, "at least two"),
         (lambda: brownian_path(2, torch.tensor([0.0, float("nan")])), ValueError, "NaN"),
-        (lambda: brownian_path(0, ts), ValueError, "n must be a positive integer"),
+        (lambda: brownian_path(0, ts), ValueError, "n must be an integer of at least 1"),
         (lambda: brownian_path(2, ts, 1.5), ValueError, "d must be"),
         (lambda: brownian_refine(w[:, :4], ts), ValueError, "one node for each time"),
         (lambda: brownian_refine(w[..., 0], ts), ValueError, "3 axes"),

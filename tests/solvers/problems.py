@@ -44,3 +44,8 @@ def wavy_statistics(low, high, shape=(1,), nodes=40):
     phase = torch.arange(math.prod(shape), dtype=F64).reshape(shape)
     angle = lams.reshape(-1, *[1] * len(shape)) + phase
     return V3Statistics(lams, 0.4 + 0.3 * torch.sin(angle), -0.5 + 0.4 * torch.cos(1.3 * angle), 0.6 * torch.sin(0.7 * angle))
+
+
+def same(got, want, tol=1e-12):
+    """Equal to rounding of a few steps."""
+    torch.testing.assert_close(got, want, rtol=tol, atol=tol)

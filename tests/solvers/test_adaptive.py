@@ -1,6 +1,5 @@
 """Adaptive DPM-Solver: published counts, what a run reports, tolerances that bind, refusals."""
 
-import jaxtyping
 import pytest
 import torch
 from problems import F64, Problem
@@ -11,13 +10,7 @@ from mathcore.schedules import AffineSchedule, DiscreteSchedule
 from mathcore.solvers import dpm_solver, dpm_solver_adaptive, dpm_solver_pp
 from mathcore.solvers.diagnostics import CallCounter
 
-
-@pytest.fixture(autouse=True, scope="module")
-def fast():
-    """No run-time shape checks here, as in the tests of orders: every attempted step is a table of its own."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
 VP = AffineSchedule.vp()
@@ -128,7 +121,7 @@ def test_refusals(user_errors):
         for value in (0.0, -1.0, float("nan")):
             with pytest.raises(ValueError, match=f"{name} must be a positive"):
                 dpm_solver_adaptive(VP, **{name: value})
-    with pytest.raises(ValueError, match="max_steps must be a positive integer"):
+    with pytest.raises(ValueError, match="max_steps must be an integer of at least 1"):
         dpm_solver_adaptive(VP, max_steps=0)
     with pytest.raises(ValueError, match="form must be one of"):
         dpm_solver_adaptive(VP, form="x")

@@ -1,10 +1,9 @@
 """DEIS, DPM-Solver and DPM-Solver++: orders on every schedule, exact equivalences, costs, refusals."""
 
-import jaxtyping
 import mpmath
 import pytest
 import torch
-from problems import F64, SCHEDULES, Problem
+from problems import F64, SCHEDULES, Problem, same
 
 from mathcore.schedules import AffineSchedule, DiscreteSchedule
 from mathcore.solvers import ddim, deis, dpm_solver, dpm_solver_pp, edm_heun, grids
@@ -22,21 +21,7 @@ ORDERS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fast():
-    """No run-time shape checks here, as in the other tests of orders."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture(scope="module", params=SCHEDULES)
-def problem(request):
-    return Problem(request.param)
-
-
-def same(got, want, tol=1e-12):
-    torch.testing.assert_close(got, want, rtol=tol, atol=tol)
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
 def uneven(p, n=12):

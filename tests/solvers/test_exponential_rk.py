@@ -1,9 +1,8 @@
 """Exponential Euler and Heun: orders, the identities that hold exactly, those that hold to O(h^3) only, refusals."""
 
-import jaxtyping
 import pytest
 import torch
-from problems import F64, KINDS, SCHEDULES, Problem
+from problems import F64, KINDS, SCHEDULES, Problem, same
 
 from mathcore.schedules import DiscreteSchedule
 from mathcore.solvers import ddim, dpm_solver, dpm_solver_pp, euler, exponential_euler, exponential_heun, grids, heun
@@ -13,21 +12,7 @@ COUNTS = (30, 60, 120, 240)
 everywhere = pytest.mark.parametrize("name", SCHEDULES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fast():
-    """No run-time shape checks here, as in the other tests of orders."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture(scope="module", params=SCHEDULES)
-def problem(request):
-    return Problem(request.param)
-
-
-def same(got, want, tol=1e-12):
-    torch.testing.assert_close(got, want, rtol=tol, atol=tol)
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
 def run(p, table):

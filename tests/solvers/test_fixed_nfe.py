@@ -66,7 +66,7 @@ def test_a_last_step_of_order_1_leaves_order_2():
 def test_refusals(user_errors):
     schedule = SCHEDULES["vp"]
     for calls in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match="calls must be a positive integer"):
+        with pytest.raises(ValueError, match="calls must be an integer of at least 1"):
             dpm_solver_fast(schedule, calls)
     for order in (0, 4, True):
         with pytest.raises(ValueError, match="order must be 1, 2 or 3"):

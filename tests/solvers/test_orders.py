@@ -1,6 +1,5 @@
 """Measured convergence orders against the exact flow of a mixture, on every schedule, and that no error curve stalls."""
 
-import jaxtyping
 import pytest
 import torch
 from problems import KINDS, SCHEDULES, Problem
@@ -25,17 +24,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fast():
-    """No run-time shape checks here: they cost more than the samplers, and every other test of the package runs with them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture(scope="module", params=SCHEDULES)
-def problem(request):
-    return Problem(request.param)
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
 def test_the_test_model_is_the_oracle():

@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import jaxtyping
 import mpmath
 import pytest
 import scipy.integrate
@@ -22,12 +21,7 @@ forms = pytest.mark.parametrize("form", ["clean", "noise"])
 correctors = pytest.mark.parametrize("corrector", [True, False])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fast():
-    """No run-time shape checks here, as in the other tests of orders."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
 def same(got, want, tol=1e-12):
