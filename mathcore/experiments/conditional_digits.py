@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from mathcore.data import load
+from mathcore.experiments.digits import digits_size
 from mathcore.networks import UNet, drop_labels
 from mathcore.schedules import AffineSchedule
 from mathcore.settings import settings
-from mathcore.training import FitResult, TrainConfig, fit, run_cached
+from mathcore.training import FitResult, fit, run_cached
 from mathcore.training.precision import single_precision
 
 CLASSES = 10
@@ -45,20 +46,15 @@ def velocity_loss(model: Callable[..., Tensor], batch: tuple[Tensor, Tensor], ge
 
 def conditional_digits() -> Digits:
     """Train the model, or read the kept run: 20 s on one core at the CPU scale, 28x28 images and a larger network at the GPU scale."""
-    if settings.scale == "gpu":
-        images, size, width, mults = "digits28", 28, 64, [1, 2, 2]
-        config = TrainConfig(steps=20_000, batch_size=256, lr=5e-4, decay="cosine", ema=0.999)
-    else:
-        images, size, width, mults = "digits8", 8, 16, [1, 2]
-        config = TrainConfig(steps=800, batch_size=96, lr=3e-3, decay="cosine")
-    train = tuple(part.to(settings.device) for part in load(images, "train"))
+    size = digits_size()
+    train = tuple(part.to(settings.device) for part in load(size.images, "train"))
 
     def trained(model: nn.Module) -> FitResult:
-        return fit(model, velocity_loss, train, config)
+        return fit(model, velocity_loss, train, size.config)
 
     with single_precision(), torch.random.fork_rng():
         torch.manual_seed(0)
-        network = UNet(size=size, width=width, mults=tuple(mults), t_max=math.pi / 2, classes=CLASSES)
-        run = run_cached(f"{images}-conditional", config, trained, network)
+        network = UNet(size=size.size, width=size.width, mults=size.mults, t_max=math.pi / 2, classes=CLASSES)
+        run = run_cached(f"{size.images}-conditional", size.config, trained, network)
     network.requires_grad_(False)
-    return Digits(network, AffineSchedule.trig(), run.losses, images, size)
+    return Digits(network, AffineSchedule.trig(), run.losses, size.images, size.size)
