@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mathcore.data import examples as data
+from mathcore.experiments import two_moons as trained
 from mathcore.oracle import AffineGaussianOracle
 from mathcore.schedules import AffineSchedule
 from mathcore.settings import settings
 from mathcore.training import TrainConfig
-from mathcore.training import examples as trained
 
 MOONS = data.two_moons()
 

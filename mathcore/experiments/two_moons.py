@@ -1,4 +1,4 @@
-"""The small networks that several notebooks use: each is trained once and then read from the cache of runs."""
+"""The small network of the two moons that several notebooks use: trained once, then read from the cache of runs."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from mathcore.data import examples
 from mathcore.networks import TimeMLP
 from mathcore.schedules import AffineSchedule
 from mathcore.settings import settings
-from mathcore.training.cache import run_cached
-from mathcore.training.loop import FitResult, Loss, TrainConfig, fit
+from mathcore.training import FitResult, TrainConfig, fit, run_cached
+from mathcore.training.loop import Loss
 from mathcore.training.precision import single_precision
 
 TWO_MOONS = TrainConfig(steps=3000, batch_size=256, lr=1e-2, decay="cosine")
