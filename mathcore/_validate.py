@@ -70,6 +70,31 @@ def like_input(out: Any, x: Tensor, name: str) -> Tensor:
     return out
 
 
+def function(value: Any, name: str) -> Any:
+    """Return ``value`` if it can be called.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {type(value).__name__}")
+    return value
+
+
+def nonnegative(value: Any, like: Tensor, name: str = "weight") -> Tensor:
+    """Return what a weight function made of the times ``like``, float64, if it is one number or of their shape, finite and not negative.
+
+    Raises:
+        ValueError: it is not.
+    """
+    out = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    if out.shape not in {torch.Size(), like.shape}:
+        raise ValueError(f"{name} must return one number or shape {tuple(like.shape)}, got {tuple(out.shape)}")
+    if not finite(out) or bool((out < 0).any()):
+        raise ValueError(f"{name} must be finite and not negative, got values between {float(out.min())} and {float(out.max())}")
+    return out
+
+
 def one_of(value: str, allowed: Iterable[str], name: str) -> str:
     """Return ``value`` if it is one of ``allowed``; otherwise name the choices and the nearest match.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mathcore._schedule_tools import number_or_tensor, refuse
 from mathcore._types import Time
 from mathcore._validate import floating, per_sample
-from mathcore.schedules import AffineSchedule
+from mathcore.schedules import AffineSchedule, check_affine
 
 Function = Callable[[Tensor], Tensor]
 Values = Float[Tensor, ""] | Float[Tensor, " n"]
@@ -126,8 +126,7 @@ class Interpolation:
         Raises:
             TypeError: ``schedule`` is no ``AffineSchedule``.
         """
-        if not isinstance(schedule, AffineSchedule):
-            raise TypeError(f"schedule must be an AffineSchedule, got {type(schedule).__name__}")
+        check_affine(schedule)
         span = schedule.t_max - schedule.t_min
 
         def read(fn: Callable[[Tensor], Tensor], factor: float) -> Function:

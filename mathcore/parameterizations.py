@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Scalars, Time
-from mathcore._validate import floating, like_input, one_of, per_sample
+from mathcore._validate import floating, function, like_input, nonnegative, one_of, per_sample
 from mathcore.dynamics.sde import SDE, VectorField
 from mathcore.predictions import PREDICTIONS, convert_prediction
-from mathcore.schedules import AffineSchedule
+from mathcore.schedules import AffineSchedule, check_affine
 from mathcore.time_distributions import TimeDistribution
 
 Batch = Float[Tensor, "n *shape"]
@@ -43,7 +43,7 @@ def target_coefficients(schedule: AffineSchedule, t: Time, prediction: str) -> t
         TypeError: no ``AffineSchedule``. ValueError: unknown name, ``t`` outside the domain, an infinite coefficient (the score at sigma = 0).
     """
     one_of(prediction, PREDICTIONS, "prediction")
-    sigma = _affine(schedule).sigma(t)
+    sigma = check_affine(schedule).sigma(t)
     zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
     if prediction == "velocity":
         return schedule.dalpha(t), schedule.dsigma(t)
@@ -72,7 +72,7 @@ def loss_weight(schedule: AffineSchedule, t: Time, src: str, dst: str) -> Values
         TypeError, ValueError: as ``convert_prediction``; among others where the change is singular.
     """
     one_of(src, PREDICTIONS, "src"), one_of(dst, PREDICTIONS, "dst")
-    time = _affine(schedule).as_time(t)
+    time = check_affine(schedule).as_time(t)
     unit = time.new_ones(max(1, time.numel()), 1)
     gain = convert_prediction(
         unit, torch.zeros_like(unit), time, schedule, src, dst
@@ -86,20 +86,16 @@ def time_weight(schedule: AffineSchedule, t: Time, weight: Weight) -> Values:
     Raises:
         TypeError: no ``AffineSchedule``. ValueError: unknown name; a weight that is negative, not finite or of another shape.
     """
-    time = _affine(schedule).as_time(t)
+    time = check_affine(schedule).as_time(t)
     if callable(weight):
-        value = torch.as_tensor(weight(time), dtype=torch.float64, device=time.device)
-        if value.shape not in {torch.Size(), time.shape}:
-            raise ValueError(f"weight must return one number or shape {tuple(time.shape)}, got {tuple(value.shape)}")
+        value = weight(time)
     elif one_of(weight, WEIGHTS, "weight") == "g2":
         value = schedule.g2(time)
     elif weight == "snr":
         value = torch.exp(2 * schedule.half_log_snr(time))
     else:
         value = schedule.sigma(time) ** 2 if weight == "sigma2" else torch.ones_like(time)
-    if not bool(torch.isfinite(value).all()) or bool((value < 0).any()):
-        raise ValueError(f"weight must be finite and not negative, got values between {float(value.min())} and {float(value.max())}")
-    return value.expand(time.shape)
+    return nonnegative(value, time).expand(time.shape)
 
 
 def effective_weight(
@@ -113,7 +109,7 @@ def effective_weight(
     Raises:
         TypeError, ValueError: as :func:`time_weight`, :func:`loss_weight` and ``TimeDistribution.log_prob``; ValueError for times of another schedule.
     """
-    times = TimeDistribution.uniform(_affine(schedule)) if times is None else _same_domain(times, schedule)
+    times = TimeDistribution.uniform(check_affine(schedule)) if times is None else _same_domain(times, schedule)
     time = schedule.as_time(t)
     return time_weight(schedule, time, weight) * torch.exp(times.log_prob(time)) * loss_weight(schedule, time, "score", target)
 
@@ -152,7 +148,7 @@ def unified_loss(
         if unbiased:
             raise ValueError("unbiased needs a TimeDistribution for t: the density of given times is not known")
         return unified_terms(model, x0, _normal(x0, generator), t, schedule, prediction, target, weight).mean()
-    times = _same_domain(t, _affine(schedule))
+    times = _same_domain(t, check_affine(schedule))
     drawn = times.sample(len(x0), generator).to(x0.device)
     terms = unified_terms(model, x0, _normal(x0, generator), drawn, schedule, prediction, target, weight)
     return (terms / torch.exp(times.log_prob(drawn)).to(terms) if unbiased else terms).mean()
@@ -174,7 +170,7 @@ def unified_terms(
     _pair(x0, eps, "x0", "eps")
     # the model is told the time at which the coefficients are taken: rounded to the dtype of the data
     label = per_sample(t, x0.reshape(len(x0), -1)[:, 0]).expand(len(x0))
-    time = _affine(schedule).as_time(label)
+    time = check_affine(schedule).as_time(label)
     x_t = per_sample(schedule.alpha(time), x0) * x0 + per_sample(schedule.sigma(time), x0) * eps
     value = like_input(model(x_t, label), x0, "model")
     error = convert_prediction(value, x_t, time, schedule, prediction, target) - regression_target(x0, eps, time, schedule, target)
@@ -220,9 +216,8 @@ def reverse_family(
         TypeError: ``velocity`` no function, no ``AffineSchedule``.
         ValueError: times equal or outside the domain; when it runs: gamma negative or not finite, the score singular.
     """
-    if not callable(velocity):
-        raise TypeError(f"velocity must be a function, got {type(velocity).__name__}")
-    _affine(schedule).as_time(t_start), schedule.as_time(t_end)
+    function(velocity, "velocity")
+    check_affine(schedule).as_time(t_start), schedule.as_time(t_end)
 
     def level(t: Any) -> Tensor:
         value = torch.as_tensor(gamma(t) if callable(gamma) else gamma, dtype=torch.float64)
@@ -244,15 +239,9 @@ def reverse_family(
 # --- checks -------------------------------------------------------------------------------------------------------------------------------
 
 
-def _affine(schedule: AffineSchedule) -> AffineSchedule:
-    if not isinstance(schedule, AffineSchedule):
-        raise TypeError(f"schedule must be an AffineSchedule, got {type(schedule).__name__}")
-    return schedule
-
-
 def _time(t: Time, schedule: AffineSchedule) -> Tensor:
     """Coefficients are formed in float64 and rounded once, to the dtype of the data."""
-    return _affine(schedule).as_time(t)
+    return check_affine(schedule).as_time(t)
 
 
 def _pair(x: Tensor, y: Tensor, name: str, other: str) -> None:

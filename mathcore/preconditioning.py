@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mathcore._types import Scalars, Time
-from mathcore._validate import floating, like_input, one_of, per_sample, positive
+from mathcore._validate import floating, function, like_input, one_of, per_sample, positive
 from mathcore.predictions import PREDICTIONS
-from mathcore.schedules import AffineSchedule
+from mathcore.schedules import AffineSchedule, check_affine
 
 Batch = Float[Tensor, "n *shape"]
 Values = Float[Tensor, ""] | Float[Tensor, " n"]
@@ -115,10 +115,8 @@ class Preconditioned(nn.Module):
         noise_embedding: str = "log_snr",
     ) -> None:
         super().__init__()
-        if not callable(network):
-            raise TypeError(f"network must be a function, got {type(network).__name__}")
-        if not isinstance(schedule, AffineSchedule):
-            raise TypeError(f"schedule must be an AffineSchedule, got {type(schedule).__name__}")
+        function(network, "network")
+        check_affine(schedule)
         self.network, self.schedule = network, schedule
         self.sigma_data = positive(sigma_data, "sigma_data")
         self.noise_embedding = one_of(noise_embedding, NOISE_EMBEDDINGS, "noise_embedding")
@@ -205,7 +203,6 @@ class Preconditioned(nn.Module):
 
 def _scales(schedule: AffineSchedule, t: Time) -> tuple[Tensor, Tensor]:
     """Alpha and sigma at ``t``, float64 of its shape."""
-    if not isinstance(schedule, AffineSchedule):
-        raise TypeError(f"schedule must be an AffineSchedule, got {type(schedule).__name__}")
+    check_affine(schedule)
     time = schedule.as_time(t)
     return schedule.alpha(time), schedule.sigma(time)

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Scalars, Time
-from mathcore._validate import count, floating, like_input, one_of, per_sample
+from mathcore._validate import count, floating, function, like_input, one_of, per_sample
 from mathcore.distributions import Empirical, GaussianMixture
 from mathcore.oracle import AffineGaussianOracle
 from mathcore.predictions import PREDICTIONS, convert_prediction
-from mathcore.schedules import AffineSchedule
+from mathcore.schedules import AffineSchedule, check_affine
 
 Batch = Float[Tensor, "n *shape"]
 Values = Float[Tensor, ""] | Float[Tensor, " n"]
@@ -38,7 +38,7 @@ def canonical_clock(schedule: AffineSchedule, t: Time) -> tuple[Values, Values]:
     Raises:
         TypeError: no ``AffineSchedule``. ValueError: ``t`` outside the domain.
     """
-    alpha, sigma = _affine(schedule, "schedule").alpha(t), schedule.sigma(t)
+    alpha, sigma = check_affine(schedule, "schedule").alpha(t), schedule.sigma(t)
     return alpha + sigma, sigma / (alpha + sigma)
 
 
@@ -54,7 +54,7 @@ def trig_clock(schedule: AffineSchedule, t: Time) -> tuple[Values, Values]:
     Raises:
         TypeError: no ``AffineSchedule``. ValueError: ``t`` outside the domain.
     """
-    alpha, sigma = _affine(schedule, "schedule").alpha(t), schedule.sigma(t)
+    alpha, sigma = check_affine(schedule, "schedule").alpha(t), schedule.sigma(t)
     return torch.hypot(alpha, sigma), torch.atan2(sigma, alpha)
 
 
@@ -72,9 +72,9 @@ def equal_snr(schedule: AffineSchedule, t: Time, other: AffineSchedule) -> tuple
         TypeError: no ``AffineSchedule``.
         ValueError: ``t`` outside the domain, or a ratio that ``other`` does not reach (vp stops short of pure noise, where linear and trig end).
     """
-    alpha, sigma = _affine(schedule, "schedule").alpha(t), schedule.sigma(t)
+    alpha, sigma = check_affine(schedule, "schedule").alpha(t), schedule.sigma(t)
     time = schedule.as_time(t)
-    partner = _affine(other, "other").as_time(_same_ratio(schedule, time, other))
+    partner = check_affine(other, "other").as_time(_same_ratio(schedule, time, other))
     scale = torch.hypot(schedule.alpha(time), schedule.sigma(time)) / torch.hypot(other.alpha(partner), other.sigma(partner))
     return scale.to(alpha.dtype), partner.to(sigma.dtype)
 
@@ -105,9 +105,8 @@ def transfer_model(model: Field, src_schedule: AffineSchedule, dst_schedule: Aff
         ValueError: unknown ``prediction``; when called: as :func:`equal_snr`, and for a velocity where Delta vanishes or a derivative is infinite.
     """
     one_of(prediction, PREDICTIONS, "prediction")
-    if not callable(model):
-        raise TypeError(f"model must be a function, got {type(model).__name__}")
-    _affine(src_schedule, "src_schedule"), _affine(dst_schedule, "dst_schedule")
+    function(model, "model")
+    check_affine(src_schedule, "src_schedule"), check_affine(dst_schedule, "dst_schedule")
 
     def transferred(x: Tensor, t: Any) -> Tensor:
         time = dst_schedule.as_time(t)
@@ -132,9 +131,8 @@ def velocity_transfer(velocity: Field, schedule: AffineSchedule, path: str = "li
     Raises:
         TypeError: ``velocity`` no function, no ``AffineSchedule``. ValueError: unknown path; when called: ``t`` outside the domain, an infinite derivative.
     """
-    if not callable(velocity):
-        raise TypeError(f"velocity must be a function, got {type(velocity).__name__}")
-    _affine(schedule, "schedule")
+    function(velocity, "velocity")
+    check_affine(schedule, "schedule")
     linear = one_of(path, CANONICAL, "path") == "linear"
     clock, rates = (canonical_clock, canonical_rates) if linear else (trig_clock, trig_rates)
 
@@ -158,7 +156,7 @@ def schedule_curvature(schedule: AffineSchedule, t: Time) -> tuple[Values, Value
         TypeError: no ``AffineSchedule``. ValueError: ``t`` outside the domain, or an infinite derivative.
     """
     with torch.enable_grad():
-        time = _affine(schedule, "schedule").as_time(t).detach().clone().requires_grad_()
+        time = check_affine(schedule, "schedule").as_time(t).detach().clone().requires_grad_()
         slopes = schedule.dalpha(time), schedule.dsigma(time)
         return _slope(slopes[0], time), _slope(slopes[1], time)
 
@@ -276,8 +274,7 @@ def _along(rho: Clock, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """rho and rho' at the Gauss-Legendre nodes of [0, 1], and the weights."""
     from numpy.polynomial.legendre import leggauss
 
-    if not callable(rho):
-        raise TypeError(f"rho must be a function, got {type(rho).__name__}")
+    function(rho, "rho")
     nodes, weights = (torch.from_numpy(a) for a in leggauss(count(n, "n", 2)))
     ends = like_input(rho(torch.tensor([0.0, 1.0], dtype=torch.float64)), torch.zeros(2), "rho")
     if not bool(torch.isclose(ends, torch.tensor([0.0, 1.0], dtype=ends.dtype), rtol=0, atol=1e-9).all()):
@@ -307,9 +304,3 @@ def _powers(power: Callable[[Tensor], Tensor], r: Scalars) -> Scalars:
 
 def _wronskian(schedule: AffineSchedule, t: Time) -> Tensor:
     return schedule.alpha(t) * schedule.dsigma(t) - schedule.dalpha(t) * schedule.sigma(t)
-
-
-def _affine(schedule: AffineSchedule, name: str) -> AffineSchedule:
-    if not isinstance(schedule, AffineSchedule):
-        raise TypeError(f"{name} must be an AffineSchedule, got {type(schedule).__name__}")
-    return schedule

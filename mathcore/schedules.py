@@ -312,3 +312,14 @@ class AffineSchedule:
         )
         given = {"alpha": alpha, "sigma": sigma, "t_min": t_min, "t_max": t_max, "name": name}
         return cls(name, t_min, t_max, law, "from_alpha_sigma", given)
+
+
+def check_affine(schedule: object, name: str = "schedule") -> AffineSchedule:
+    """Return ``schedule`` if it is an :class:`AffineSchedule`.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(schedule, AffineSchedule):
+        raise TypeError(f"{name} must be an AffineSchedule, got {type(schedule).__name__}")
+    return schedule

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mathcore._types import Scalars, Time
 from mathcore._validate import count, floating, positive
-from mathcore.schedules import AffineSchedule
+from mathcore.schedules import AffineSchedule, check_affine
 
 Values = Float[Tensor, ""] | Float[Tensor, " n"]
 
@@ -173,8 +173,7 @@ def _root_mean_squares(fraction: Tensor, sizes: Tensor, n_bins: int) -> Tensor:
 
 
 def _domain(schedule: AffineSchedule) -> tuple[float, float]:
-    if not isinstance(schedule, AffineSchedule):
-        raise TypeError(f"schedule must be an AffineSchedule, got {type(schedule).__name__}")
+    check_affine(schedule)
     return schedule.t_min, schedule.t_max - schedule.t_min
 
 

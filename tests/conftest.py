@@ -26,3 +26,15 @@ def user_errors():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def fresh_runs(monkeypatch, tmp_path):
+    """Settings of the CPU scale with an empty folder of kept runs; returns that folder."""
+    from mathcore.settings import settings  # after the import hook
+
+    monkeypatch.setattr(settings, "_progress", False)
+    monkeypatch.setattr(settings, "_device", torch.device("cpu"))
+    monkeypatch.setattr(settings, "_scale", "cpu")
+    monkeypatch.setattr(settings, "_build_dir", tmp_path)
+    return tmp_path / "runs"

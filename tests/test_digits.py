@@ -7,15 +7,10 @@ import torch
 
 from mathcore.experiments import digits
 from mathcore.metrics import nearest_neighbour_distance
-from mathcore.settings import settings
 
 
 @pytest.fixture
-def short_runs(monkeypatch, tmp_path):
-    monkeypatch.setattr(settings, "_progress", False)
-    monkeypatch.setattr(settings, "_device", torch.device("cpu"))
-    monkeypatch.setattr(settings, "_scale", "cpu")
-    monkeypatch.setattr(settings, "_build_dir", tmp_path)
+def short_runs(monkeypatch, fresh_runs):
     monkeypatch.setattr(digits, "CPU", replace(digits.CPU, width=4, config=replace(digits.CPU.config, steps=4, batch_size=8)))
 
 

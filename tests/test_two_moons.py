@@ -16,13 +16,9 @@ MOONS = data.two_moons()
 
 
 @pytest.fixture
-def short_runs(monkeypatch, tmp_path):
-    monkeypatch.setattr(settings, "_progress", False)
-    monkeypatch.setattr(settings, "_device", torch.device("cpu"))
-    monkeypatch.setattr(settings, "_scale", "cpu")
-    monkeypatch.setattr(settings, "_build_dir", tmp_path)
+def short_runs(monkeypatch, fresh_runs):
     monkeypatch.setattr(trained, "TWO_MOONS", TrainConfig(steps=40, batch_size=64, lr=1e-2))
-    return tmp_path / "runs"
+    return fresh_runs
 
 
 class Model(torch.nn.Module):

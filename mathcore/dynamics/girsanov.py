@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mathcore._validate import count, floating, like_input, one_of, per_sample
+from mathcore._validate import count, floating, function, like_input, one_of, per_sample
 from mathcore.dynamics.fields import divergence
 from mathcore.dynamics.paths import check_grid
 from mathcore.dynamics.sde import VectorField
-from mathcore.schedules import AffineSchedule
+from mathcore.schedules import AffineSchedule, check_affine
 
 Path = Float[Tensor, "n m *shape"]
 Diffusion = float | int | Callable[[float], Any]
@@ -97,12 +97,10 @@ def elbo_sde(
         ValueError: unknown form, ``n_t`` not positive, ``t_min`` outside the schedule, NaN, a score that changes the shape.
     """
     one_of(form, ("ism", "dsm"), "form")
-    if not isinstance(schedule, AffineSchedule):
-        raise TypeError(f"schedule must be an AffineSchedule, got {type(schedule).__name__}")
+    check_affine(schedule)
     count(n_t, "n_t")
-    for name, function in (("score", score), ("prior_log_prob", prior_log_prob)):
-        if not callable(function):
-            raise TypeError(f"{name} must be a function, got {type(function).__name__}")
+    for name, given in (("score", score), ("prior_log_prob", prior_log_prob)):
+        function(given, name)
     start = schedule.t_min if t_min is None else float(t_min)
     if not schedule.t_min <= start < schedule.t_max:
         raise ValueError(f"t_min must lie in [{schedule.t_min}, {schedule.t_max}), got {t_min}")
@@ -148,9 +146,8 @@ def _steps(
         raise ValueError(f"path must have one node for each of the {len(times)} times, got shape {tuple(path.shape)}")
     if (times[-1] < times[0]) != reverse:
         raise ValueError(f"ts must {'decrease with' if reverse else 'increase without'} reverse=True, got {times[0]} to {times[-1]}")
-    for name, function in (("f", f), ("f_tilde", f_tilde)):
-        if not callable(function):
-            raise TypeError(f"{name} must be a function of (x, t), got {type(function).__name__}")
+    for name, given in (("f", f), ("f_tilde", f_tilde)):
+        function(given, name)
     for i in range(len(times) - 1):
         t, x = times[i], path[:, i]
         scale = float(g(t)) if callable(g) else float(g)

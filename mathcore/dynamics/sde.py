@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mathcore._validate import per_sample
-from mathcore.schedules import AffineSchedule
+from mathcore._validate import function, per_sample
+from mathcore.schedules import AffineSchedule, check_affine
 
 VectorField = Callable[[Tensor, Any], Tensor]
 """``v(x, t)``: ``x (N, *shape)``, ``t`` a number, 0-d or ``(N,)``; the answer is shaped like ``x``."""
@@ -40,8 +40,7 @@ class SDE:
 
     def __post_init__(self) -> None:
         for name in ("drift", "diffusion"):
-            if not callable(getattr(self, name)):
-                raise TypeError(f"{name} must be a function, got {type(getattr(self, name)).__name__}")
+            function(getattr(self, name), name)
         if not (math.isfinite(self.t_start) and math.isfinite(self.t_end)) or self.t_start == self.t_end:
             raise ValueError(f"t_start and t_end must be different finite times, got {self.t_start} and {self.t_end}")
 
@@ -54,7 +53,7 @@ def forward_sde(schedule: AffineSchedule) -> SDE:
     Raises:
         TypeError: no ``AffineSchedule``.
     """
-    schedule = _affine(schedule)
+    schedule = check_affine(schedule)
 
     def diffusion(t: Any) -> Tensor:
         return torch.sqrt(schedule.g2(t))
@@ -97,23 +96,15 @@ def semilinear_split(schedule: AffineSchedule, score: VectorField) -> tuple[Call
     Raises:
         TypeError: no ``AffineSchedule``, or ``score`` no function.
     """
-    schedule = _affine(schedule)
-    if not callable(score):
-        raise TypeError(f"score must be a function, got {type(score).__name__}")
+    schedule = check_affine(schedule)
+    function(score, "score")
     return schedule.f, lambda x, t: -0.5 * per_sample(schedule.g2(t), x) * score(x, t)
-
-
-def _affine(schedule: AffineSchedule) -> AffineSchedule:
-    if not isinstance(schedule, AffineSchedule):
-        raise TypeError(f"schedule must be an AffineSchedule, got {type(schedule).__name__}")
-    return schedule
 
 
 def _check(sde: SDE, score: VectorField, eta: float | int) -> SDE:
     if not isinstance(sde, SDE):
         raise TypeError(f"sde must be an SDE, got {type(sde).__name__}")
-    if not callable(score):
-        raise TypeError(f"score must be a function, got {type(score).__name__}")
+    function(score, "score")
     if not 0.0 <= eta < math.inf:
         raise ValueError(f"eta must be a non-negative finite number, got {eta}")
     return sde

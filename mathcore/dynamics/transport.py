@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Points, Scalars, Time
-from mathcore._validate import floating
+from mathcore._validate import floating, function
 from mathcore.dynamics.fields import jacobian
 
 Map = Callable[[Tensor], Tensor]
@@ -112,8 +112,7 @@ def zero_flux_field(score: Callable[[Tensor, Any], Tensor], A: Float[Tensor, "d 
     Raises:
         TypeError: ``A`` is no floating tensor, ``score`` no function. ValueError: ``A`` not square, NaN, or not antisymmetric to 1e-8 of its largest entry.
     """
-    if not callable(score):
-        raise TypeError(f"score must be a function, got {type(score).__name__}")
+    function(score, "score")
     if floating(A, "A", ndim=2).shape[0] != A.shape[1]:
         raise ValueError(f"A must be square, got shape {tuple(A.shape)}")
     gap = float((A + A.T).abs().max())

@@ -21,19 +21,23 @@ from mathcore.training.precision import single_precision
 
 @dataclass(frozen=True)
 class DigitsSize:
-    """What ``settings.scale`` decides: ``images`` names the data set of :func:`mathcore.data.load`, ``size`` is the side of an image in pixels."""
+    """What ``settings.scale`` decides: ``images`` names the data set of :func:`mathcore.data.load`, ``size`` is the side of an image in pixels.
+
+    ``grey_step``: distance of two neighbouring grey values on the scale [-1, 1].
+    """
 
     images: str
     size: int
     width: int
     mults: tuple[int, ...]
+    grey_step: float
     config: TrainConfig
 
 
-CPU = DigitsSize("digits8", 8, 16, (1, 2), TrainConfig(steps=800, batch_size=96, lr=3e-3, decay="cosine"))
+CPU = DigitsSize("digits8", 8, 16, (1, 2), 2 / 16, TrainConfig(steps=800, batch_size=96, lr=3e-3, decay="cosine"))
 """About 20 seconds of training on one core."""
 
-GPU = DigitsSize("digits28", 28, 64, (1, 2, 2), TrainConfig(steps=20_000, batch_size=256, lr=5e-4, decay="cosine", ema=0.999))
+GPU = DigitsSize("digits28", 28, 64, (1, 2, 2), 2 / 255, TrainConfig(steps=20_000, batch_size=256, lr=5e-4, decay="cosine", ema=0.999))
 
 
 @dataclass(frozen=True)

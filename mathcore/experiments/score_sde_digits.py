@@ -15,9 +15,6 @@ from mathcore.scores.dsm import dsm_loss
 
 Images = Float[Tensor, "n 1 h w"]
 
-GREY_STEPS = {"digits8": 16, "digits28": 255}
-"""How many grey steps lie between black and white, by data set."""
-
 
 @dataclass(frozen=True)
 class ScoreSDEDigits:
@@ -67,7 +64,7 @@ def score_sde_digits() -> ScoreSDEDigits:
     The schedule is that of DDPM's chain in continuous time, and the weight makes the loss that of DDPM: the two models differ in their clock, and in that
     this one sees dequantised images. Without them its density would be spent on resolving the grid of grey values.
     """
-    schedule, grey_step = AffineSchedule.vp(), 2 / GREY_STEPS[digits_size().images]
+    schedule, grey_step = AffineSchedule.vp(), digits_size().grey_step
 
     def loss(model: Callable[[Tensor, Any], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
         return noise_loss(model, images, schedule, grey_step, generator)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Scalars, Time
-from mathcore._validate import floating, like_input, one_of, per_sample
+from mathcore._validate import floating, like_input, nonnegative, one_of, per_sample
 from mathcore.interpolation import Interpolation, check_pair, interpolate, on_path
 
 Batch = Float[Tensor, "n *shape"]
@@ -132,7 +132,7 @@ def cfm_loss(
     if weight is None:
         loss = errors.square().sum() / len(x0)
     else:
-        loss = (_weights(weight, time) * _row_squares(errors)).mean()
+        loss = (nonnegative(weight(time.double()), time).to(time.dtype) * _row_squares(errors)).mean()
     _looked_at(loss, x0, x1, time, path)
     return loss
 
@@ -157,7 +157,7 @@ def cfm_terms(
     label = _label(x0, t)
     terms = _row_squares(_errors(model, x0, x1, label, path, sigma, noise, form))
     _looked_at(terms.sum(), x0, x1, label, path)
-    return terms if weight is None else _weights(weight, label) * terms
+    return terms if weight is None else nonnegative(weight(label.double()), label).to(label.dtype) * terms
 
 
 def _errors(
@@ -217,7 +217,7 @@ def general_path_loss(
     time = label.reshape(-1, *[1] * (x0.ndim - 1))
     x_t, target = torch.func.jvp(lambda u: like_input(path_fn(x0, x1, u), x0, "path_fn"), (time,), (torch.ones_like(time),))[:2]
     terms = _row_squares(like_input(model(x_t, label), x_t, "model") - target)
-    return (terms if weight is None else _weights(weight, label) * terms).mean()
+    return (terms if weight is None else nonnegative(weight(label.double()), label).to(label.dtype) * terms).mean()
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------------------------------
@@ -293,12 +293,3 @@ def _times(value: Any, x: Tensor) -> Tensor:
 
 def _row_squares(errors: Tensor) -> Tensor:
     return errors.square().reshape(len(errors), -1).sum(1)
-
-
-def _weights(weight: Weight, label: Tensor) -> Tensor:
-    value = torch.as_tensor(weight(label.double()), dtype=torch.float64, device=label.device)
-    if value.shape not in {(), label.shape}:
-        raise ValueError(f"weight must return one number or shape {tuple(label.shape)}, got {tuple(value.shape)}")
-    if not bool(torch.isfinite(value).all()) or bool((value < 0).any()):
-        raise ValueError(f"weight must be finite and not negative, got values between {float(value.min())} and {float(value.max())}")
-    return value.to(label.dtype)

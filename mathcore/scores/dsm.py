@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mathcore._types import Scalars
-from mathcore._validate import floating, like_input, one_of, per_sample
+from mathcore._validate import floating, like_input, nonnegative, one_of, per_sample
 from mathcore.schedules import AffineSchedule
 from mathcore.scores._calls import Batch, row_sum
 
@@ -126,15 +126,11 @@ def _level(x0: Tensor, corruption: Any, t: Any) -> _Level:
 
 def _weight(weight: Weight, corruption: Any, level: _Level) -> Tensor:
     if callable(weight):
-        value = torch.as_tensor(weight(level.own), dtype=torch.float64, device=level.own.device)
-        if value.shape not in {(), level.own.shape}:
-            raise ValueError(f"weight must return one number or shape {tuple(level.own.shape)}, got {tuple(value.shape)}")
+        value = weight(level.own)
     elif one_of(weight, WEIGHTS, "weight") == "g2":
         if not isinstance(corruption, AffineSchedule):
             raise ValueError("weight 'g2' needs a schedule: a single noise level has no diffusion coefficient")
         value = corruption.g2(level.own)
     else:
         value = level.sigma**2 if weight == "sigma2" else torch.ones_like(level.sigma)
-    if not bool(torch.isfinite(value).all()) or bool((value < 0).any()):
-        raise ValueError(f"weight must be finite and not negative, got values between {float(value.min())} and {float(value.max())}")
-    return value
+    return nonnegative(value, level.own)
