@@ -1,5 +1,6 @@
 """One network, one budget, one ruler: the handwritten digits on which the models of the book are trained and compared."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,7 +16,7 @@ from mathcore.metrics import Memorisation, digit_frechet_distance, digit_frechet
 from mathcore.networks import UNet
 from mathcore.settings import settings
 from mathcore.training import FitResult, TrainConfig, fit, run_cached
-from mathcore.training.loop import Loss
+from mathcore.training.loop import Data, Loss
 from mathcore.training.precision import single_precision
 
 
@@ -71,7 +72,7 @@ def digits_network(t_max: float | int) -> UNet:
         return UNet(size=size.size, width=size.width, mults=size.mults, t_max=float(t_max))
 
 
-def train_digits(name: str, loss: Loss, t_max: float | int) -> FitResult:
+def train_digits(name: str, loss: Loss, t_max: float | int, data: Callable[[], Data] | None = None) -> FitResult:
     """Train the U-Net of this module on the training images with ``loss(model, images, generator)``, or read the kept run; weights frozen.
 
     Every run starts from the same weights and has the same number of steps, so that models differ in their loss alone.
@@ -80,12 +81,13 @@ def train_digits(name: str, loss: Loss, t_max: float | int) -> FitResult:
         name: of the run, letters, digits and ``-``.
         loss: 0-d, of ``model(x (N, 1, H, H), t (N,))``.
         t_max: largest value of ``t`` that the network is given.
+        data: makes what the loss gets in place of the training images; called only where the run is not kept.
     """
     size = digits_size()
-    images = digit_images()
+    source = data or digit_images
 
     def train(model: nn.Module) -> FitResult:
-        return fit(model, loss, images, size.config, label=f"{name} on {size.images}")
+        return fit(model, loss, source(), size.config, label=f"{name} on {size.images}")
 
     with single_precision():
         run = run_cached(f"{size.images}-{name}", size.config, train, digits_network(t_max))

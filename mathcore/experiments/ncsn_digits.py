@@ -11,7 +11,7 @@ from torch import Tensor
 from mathcore._validate import count
 from mathcore.experiments.digits import digit_images, train_digits
 from mathcore.scores.dsm import dsm_loss
-from mathcore.scores.langevin import Levels, NoisyScore, geometric_sigmas
+from mathcore.scores.langevin import Levels, NoisyScore, annealed_langevin, annealed_steps, geometric_sigmas
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """``network(x, t)``: a prediction of the noise, ``t (N,)`` in [0, 1]."""
@@ -27,6 +27,20 @@ class DigitNCSN:
     score: NoisyScore
     sigmas: Levels
     losses: Tensor
+    shape: tuple[int, ...]
+
+    @torch.no_grad()
+    def sample(self, n: int, n_steps: int = 5, generator: torch.Generator | None = None) -> Float[Tensor, "n 1 h h"]:
+        """Draw ``n`` images by annealed Langevin dynamics (Algorithm 1): ``n_steps`` calls of the network at each level and one that denoises at last.
+
+        The steps are half the variance of the level, eta_i = sigma_i^2 / 2.
+
+        Raises:
+            ValueError: ``n`` or ``n_steps`` below 1.
+        """
+        steps = annealed_steps(self.sigmas, 0.5 * float(self.sigmas[0]) ** 2)
+        shape = (count(n, "n"), *self.shape)
+        return annealed_langevin(self.score, shape, self.sigmas, steps, n_steps, denoise=True, generator=generator)
 
 
 def level_ratio(dim: int, overlap: float = 0.5) -> float:
@@ -99,4 +113,4 @@ def ncsn_digits() -> DigitNCSN:
         return ncsn_loss(network, images, sigmas, generator)
 
     run = train_digits("ncsn", loss, t_max=1.0)
-    return DigitNCSN(noise_conditional(run.model, sigmas), sigmas, run.losses)
+    return DigitNCSN(noise_conditional(run.model, sigmas), sigmas, run.losses, tuple(digit_images().shape[1:]))
