@@ -9,14 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mathcore._validate import one_of
+from mathcore.flows._dual_start import take_off_column_potentials
 from mathcore.interpolation import check_pair
 
 Batch = Float[Tensor, "n *shape"]
-
-STAGES = ((0.15, 10), (0.02, 30))
-RELAXATION = 1.6
-"""The entropic start of ``optimal_assignment``: temperatures in standard deviations of the cost with their numbers of sweeps, and the over-relaxation of a
-sweep. They decide how fast the answer is found, not what it is."""
 
 
 def independent_pairs(x0: Batch, x1: Batch, generator: torch.Generator | None = None) -> tuple[Batch, Batch]:
@@ -50,7 +46,7 @@ def optimal_assignment(x0: Batch, x1: Batch) -> Int[Tensor, " n"]:
     """Return the permutation p that minimises sum_n |x0[n] - x1[p[n]]|^2: ``(N,)``, for labels that travel with ``x1``.
 
     The shortest augmenting paths of scipy, on a cost from which dual potentials have been taken off. A number subtracted from a row or a column changes
-    every assignment by the same amount, so any potentials leave the answer exact; good ones (a few Sinkhorn sweeps, in float32) leave little to search.
+    every assignment by the same amount, so any potentials leave the answer exact; good ones (some sweeps of Sinkhorn) leave little to search.
 
     Raises:
         TypeError: not floating tensors of one dtype. ValueError: different shapes, NaN.
@@ -63,29 +59,5 @@ def optimal_assignment(x0: Batch, x1: Batch) -> Int[Tensor, " n"]:
     first, second = (x.detach().reshape(len(x), -1).double() for x in (x0, x1))
     # |x0 - x1|^2 without the squares, which are such row and column terms
     cost = -(first - first.mean(0)) @ (second - second.mean(0)).T
-    chosen = linear_sum_assignment(_reduced(cost).cpu().numpy())[1]
+    chosen = linear_sum_assignment(take_off_column_potentials(cost).cpu().numpy())[1]
     return torch.as_tensor(chosen, dtype=torch.int64, device=x1.device)
-
-
-def _reduced(cost: Tensor) -> Tensor:
-    """Subtract potentials from the columns of ``cost`` ``(n, n)``, in place; those of the rows do not help the search."""
-    work = cost.float()
-    scale = float(work.std(correction=0))
-    work -= work.amin(1, keepdim=True)
-    potential = work.amin(0)
-    work -= potential
-    for temperature, sweeps in STAGES if scale > 0 else ():
-        kernel = (work * (-1 / (temperature * scale))).exp_()
-        rows = columns = torch.ones_like(kernel[0])
-        for k in range(sweeps):
-            power = RELAXATION if k > 1 else 1.0
-            rows = rows ** (1 - power) * (kernel @ columns) ** -power
-            columns = columns ** (1 - power) * (rows @ kernel) ** -power
-        u, v = temperature * scale * rows.log()[:, None], temperature * scale * columns.log()
-        if not bool(torch.isfinite(u).all() and torch.isfinite(v).all()):
-            break  # under- or overflow, as with outliers: the potentials so far serve
-        potential = potential + v
-        work -= u
-        work -= v
-    cost -= potential
-    return cost
