@@ -21,6 +21,7 @@ from mathcore.settings import settings
 from mathcore.training.checkpoints import CheckpointError, remove_unfinished
 from mathcore.training.config import Data, Loss, TrainConfig, learning_rate
 from mathcore.training.engine import Engine
+from mathcore.training.interrupt import held_back
 from mathcore.training.trainer import Trainer
 
 
@@ -134,6 +135,7 @@ def fit(
     Raises:
         TypeError, ValueError: data, loss or accelerator of the wrong kind; ``resume`` without ``checkpoint``; a batch that cannot be divided equally.
         FloatingPointError: NaN or infinity in the loss or the gradient; names the step. The last checkpoint stays as it is.
+        KeyboardInterrupt: Ctrl-C, after the step under way and its checkpoint; a second one at once.
         CheckpointError: on ``resume``, a missing, damaged or foreign checkpoint, or one of another run; a checkpoint that cannot be written, the disk
             being full, say: the one before it stays.
     """
@@ -157,11 +159,15 @@ def fit(
 
 
 def _advance_all(run: Trainer, draw: Callable, path: Path | None, every: int, label: str, on_step: Callable | None) -> None:
-    """Take the remaining steps, with a progress bar and checkpoints."""
+    """Take the remaining steps, with a progress bar and checkpoints; on Ctrl-C, in one process, a checkpoint of the step just taken."""
     from tqdm.auto import tqdm
 
     saved, first = run.step, run.engine.rank == 0
-    with tqdm(total=run.config.steps, initial=run.step, desc=label, disable=not (settings.progress and first), leave=False) as bar:
+    alone = path is not None and run.engine.processes == 1
+    with (
+        tqdm(total=run.config.steps, initial=run.step, desc=label, disable=not (settings.progress and first), leave=False) as bar,
+        held_back(alone) as interrupted,
+    ):
         while run.step < run.config.steps:
             try:
                 run.advance(draw(run.config.batch_size, run.for_batches))
@@ -170,18 +176,23 @@ def _advance_all(run: Trainer, draw: Callable, path: Path | None, every: int, la
             bar.update()
             if run.step % 20 == 0:
                 bar.set_postfix(loss=f"{run.losses[run.step - 20 : run.step].mean():.4f}", refresh=False)
-            if path is not None and first and (run.step % every == 0 or run.step == run.config.steps):
-                try:
-                    run.save(path)
-                except OSError as error:
-                    why = error.strerror or error
-                    raise CheckpointError(
-                        f"the checkpoint of step {run.step} could not be written to {path}: {why}{_kept(path, saved)}"
-                    ) from error
+            if path is not None and first and (run.step % every == 0 or run.step == run.config.steps or interrupted()):
+                _save(run, path, saved)
                 saved = run.step
             if on_step is not None and first:
                 on_step(Progress(run))
+            if interrupted():
+                raise KeyboardInterrupt
     run.engine.wait()
+
+
+def _save(run: Trainer, path: Path, saved: int) -> None:
+    """Write the checkpoint, or say what is left of the one before."""
+    try:
+        run.save(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise CheckpointError(f"the checkpoint of step {run.step} could not be written to {path}: {why}{_kept(path, saved)}") from error
 
 
 def _kept(path: Path | None, saved: int) -> str:
