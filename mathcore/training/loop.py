@@ -176,12 +176,14 @@ def _advance_all(run: Trainer, draw: Callable, path: Path | None, every: int, la
             bar.update()
             if run.step % 20 == 0:
                 bar.set_postfix(loss=f"{run.losses[run.step - 20 : run.step].mean():.4f}", refresh=False)
-            if path is not None and first and (run.step % every == 0 or run.step == run.config.steps or interrupted()):
+            if path is not None and first and (run.step % every == 0 or run.step == run.config.steps):
                 _save(run, path, saved)
                 saved = run.step
             if on_step is not None and first:
                 on_step(Progress(run))
             if interrupted():
+                if path is not None and saved < run.step:
+                    _save(run, path, saved)
                 raise KeyboardInterrupt
     run.engine.wait()
 
