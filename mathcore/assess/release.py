@@ -85,7 +85,7 @@ def student_version(source: Source) -> Any:
     """The release as a notebook in memory: no solution, no hidden test, no law of a variant; nothing is written."""
     from nbgrader.preprocessors import ClearHiddenTests, ClearOutput, ClearSolutions, LockCells
 
-    notebook, resources = copy.deepcopy(source.notebook), {}
+    notebook, resources = copy.deepcopy(source.notebook), dict[str, Any]()
     for step in (LockCells(), ClearSolutions(code_stub={"python": STUB}), ClearOutput(), ClearHiddenTests()):
         notebook, resources = step.preprocess(notebook, resources)
     return render_variants(notebook)
