@@ -11,7 +11,7 @@ app = typer.Typer(
     name="mathcore",
     cls=OneLineErrors,
     help="Train, sample and evaluate the models of the book, at the size of a laptop or of a cluster.",
-    epilog="Start with:  mathcore train ddpm-digits   (about half a minute on one core)",
+    epilog="Start with:  mathcore train ddpm-digits",
     no_args_is_help=False,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -110,8 +110,9 @@ def experiments(
 
 @app.command(name="problem-sets")
 def problem_sets(
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the releases. Default: _build/problem_sets.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the course. Default: _build/course.")] = None,
     students: Annotated[Path | None, typer.Option("--students", help="CSV roster: numbers of their own for each student.")] = None,
+    sources: Annotated[Path, typer.Option("--sources", help="Folder of the sources.")] = Path("notebooks/problem_sets"),
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="One problem set, such as ps02. May be repeated.")
     ] = None,
@@ -119,4 +120,4 @@ def problem_sets(
     """Generate the student release and the instructor's archive of the problem sets."""
     from mathcore.cli.problems import make_problem_sets
 
-    make_problem_sets(out, students, only or [])
+    make_problem_sets(sources, out, students, only or [])

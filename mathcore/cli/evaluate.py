@@ -6,7 +6,7 @@ import time
 import torch
 from torch import Tensor
 
-from mathcore.cli.machine import choose_device
+from mathcore.cli.machine import choose_device, spare_threads
 from mathcore.cli.train import shown
 from mathcore.divergences import energy_distance, two_sample_floor
 from mathcore.experiments.datasets import DataSet, held_out, open_data
@@ -22,6 +22,7 @@ def run_evaluation(target: str, n: int, sampler: str | None, steps: int | None, 
         ValueError, RuntimeError: no such run or sampler, data that are not here, too few samples.
     """
     run = open_run(target, choose_device(device))
+    spare_threads(run.scale, run.device)
     data = open_data(run.size.data)
     method, taken = sampler or run.size.sampler, run.size.sampler_steps if steps is None else steps
     started = time.monotonic()

@@ -26,23 +26,14 @@ def list_experiments() -> None:
     console = Console()
     table = Table(header_style="bold", pad_edge=False, box=None, caption=_CAPTION, caption_justify="left", caption_style="dim")
     table.add_column("name", style="cyan", no_wrap=True)
-    table.add_column("chapter")
-    for heading in ("cpu data", "weights", "time", "gpu data", "weights", "time"):
+    table.add_column("ch")
+    for heading in ("cpu data", "time", "gpu data", "weights", "time"):
         table.add_column(heading, no_wrap=True, justify="left" if "data" in heading else "right")
     if console.width >= WIDE:
         table.add_column("what it shows")
     for e in EXPERIMENTS.values():
-        small, (full, operations) = cost(e.cpu)[0], cost(e.gpu)
-        row = [
-            e.name,
-            e.chapter,
-            e.cpu.data,
-            _millions(small),
-            e.cpu.measured,
-            e.gpu.data,
-            _millions(full),
-            _hours(e.gpu, operations) or "-",
-        ]
+        weights, operations = cost(e.gpu)
+        row = [e.name, e.chapter, e.cpu.data, e.cpu.measured, e.gpu.data, f"{weights / 1e6:.1f}M", _hours(e.gpu, operations) or "-"]
         table.add_row(*row, *([e.title] if console.width >= WIDE else []))
     console.print(table)
 
@@ -123,10 +114,6 @@ def _hours(size: Size, operations: float | None) -> str:
         return ""
     hours = operations / RATE / 3600
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
-
-
-def _millions(weights: int) -> str:
-    return f"{weights / 1e6:.2f}M"
 
 
 def _value(values: dict[str, Any], key: str) -> str:

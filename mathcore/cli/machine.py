@@ -1,4 +1,6 @@
-"""Which device a command runs on."""
+"""Which device a command runs on, and with how many threads."""
+
+import os
 
 import torch
 
@@ -23,3 +25,12 @@ def choose_device(asked: str | None, scale: str = "cpu") -> torch.device:
             )
         settings.device = "cuda"
     return settings.device
+
+
+def spare_threads(scale: str, device: torch.device) -> None:
+    """Use one thread for the small size on the CPU, unless ``OMP_NUM_THREADS`` is set: its networks are too small to share.
+
+    Two threads that wait for each other on a busy machine were several times slower than one.
+    """
+    if scale == "cpu" and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)

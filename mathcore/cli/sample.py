@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mathcore.cli.machine import choose_device
+from mathcore.cli.machine import choose_device, spare_threads
 from mathcore.cli.train import shown
 from mathcore.experiments.runs import Run, open_run
 
@@ -20,11 +20,12 @@ def draw_samples(
         ValueError, RuntimeError: no such run or sampler, a file that is no PNG, guidance for a model without labels.
     """
     from mathcore.training import save_checkpoint
-    from mathcore.training.run_folder import save_grid
+    from mathcore.training.pictures import save_grid
 
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out must name a .png file, got {str(out)!r}")
     run = guided(open_run(target, choose_device(device)), guidance)
+    spare_threads(run.scale, run.device)
     started = time.monotonic()
     x = run.sample(n, sampler, steps, seed).cpu()
     seconds = time.monotonic() - started
@@ -35,10 +36,7 @@ def draw_samples(
     tensor = picture.with_suffix(".safetensors")
     about = {"kind": "samples", "experiment": run.name, "sampler": method, "steps": taken, "seed": seed, "trained": run.step}
     save_checkpoint(tensor, {"samples": x}, about)
-    inside = float(((x >= -1) & (x <= 1)).float().mean()) if x.ndim == 4 else None
     print(f"{n} samples of {run.name} (trained {run.trained}) by {method}, {taken} steps, seed {seed}: {seconds:.1f} s")
-    if inside is not None:
-        print(f"pixels within [-1, 1]: {inside:.1%}; the picture clips the rest, the tensor does not")
     print(f"{shown(picture)}\n{shown(tensor)}  tensor 'samples' {tuple(x.shape)}")
 
 

@@ -10,7 +10,7 @@ import typer
 from torch import Tensor
 
 from mathcore._validate import one_of
-from mathcore.cli.machine import choose_device
+from mathcore.cli.machine import choose_device, spare_threads
 from mathcore.experiments.runs import planned, train_experiment, usual_folder
 from mathcore.settings import PRECISIONS
 
@@ -44,6 +44,7 @@ def run_training(
     accelerator = make_accelerator(size.train, place) if launched() else None
     if accelerator is not None:
         place = accelerator.device
+    spare_threads(scale, place)
     main = accelerator is None or accelerator.is_main_process
     if main:
         _announce(name, scale, folder, resume, f"{size.train.steps} steps of {size.train.batch_size} on {size.data}, {place}")
@@ -59,6 +60,7 @@ def run_training(
             accelerator=accelerator,
             sample_every=sample_every,
             checkpoint_every=checkpoint_every,
+            command=shlex.join(["mathcore", *sys.argv[1:]]),
         )
     except KeyboardInterrupt:
         if main:

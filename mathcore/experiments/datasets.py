@@ -20,15 +20,21 @@ MIXTURES: dict[str, Callable[[], GaussianMixture]] = {
 }
 """Data that are points: mixtures whose density, score and velocity are known."""
 
-IMAGES = ("digits8", "digits28", "mnist", "fashion_mnist", "cifar10")
-"""Data that are images, for :func:`mathcore.data.load`; the last three must be on this machine or come from the network."""
+CARRIED = ("digits8", "digits28")
+"""Images that an installed package carries."""
+
+IMAGES = (*CARRIED, "mnist", "fashion_mnist", "cifar10")
+"""Data that are images; those that are not carried lie on this machine once they were fetched."""
 
 SHAPES = {"digits8": (1, 8, 8), "digits28": (1, 28, 28), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """``mixture`` for points; ``images`` and ``labels`` of the training split for images. ``classes``: 0 where there are no labels."""
+    """``mixture`` for points; ``images`` and ``labels`` of the training split for images. ``classes``: how many labels there are.
+
+    ``sampler``: of large sets, what draws batches without a copy of the whole in single precision.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -36,6 +42,7 @@ class DataSet:
     mixture: GaussianMixture | None = None
     images: Tensor | None = None
     labels: Tensor | None = None
+    sampler: Callable[[bool], Any] | None = None
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``n`` points, or as many images with replacement: ``(n, *shape)``, on the CPU."""
@@ -48,6 +55,8 @@ class DataSet:
         """Return what :func:`mathcore.training.fit` draws from: clean data, or pairs of data and labels."""
         if self.mixture is not None:
             return self._labelled_points if labelled else self.mixture.sample
+        if self.sampler is not None:
+            return self.sampler(labelled)
         return (self.images, self.labels) if labelled else self.images
 
     def _labelled_points(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -58,7 +67,7 @@ class DataSet:
 
 
 def open_data(name: str) -> DataSet:
-    """Return the data set called ``name``, float32 on the CPU.
+    """Return the data set called ``name``, float32 on the CPU; photographs are mirrored at random in training.
 
     Raises:
         ValueError: unknown name. RuntimeError: images that are not on this machine; the message says what is needed.
@@ -67,8 +76,21 @@ def open_data(name: str) -> DataSet:
     if name in MIXTURES:
         mixture = MIXTURES[name]().to(dtype=torch.float32)
         return DataSet(name, (mixture.dim,), 2, mixture)
-    images, labels = data.load(name, "train")
-    return DataSet(name, tuple(images.shape[1:]), 10, images=images, labels=labels)
+    if name in CARRIED:
+        images, labels = data.load(name, "train")
+        return DataSet(name, tuple(images.shape[1:]), 10, images=images, labels=labels)
+    from mathcore.image_data import load_images
+
+    found = load_images(name, "train")
+    images, mirrored = found.images(), name == "cifar10"
+    return DataSet(
+        name,
+        tuple(images.shape[1:]),
+        10,
+        images=images,
+        labels=found.labels,
+        sampler=lambda labelled: found.sampler(labels=labelled, flip=mirrored),
+    )
 
 
 def shape_of(name: str) -> tuple[int, ...]:
@@ -95,4 +117,8 @@ def held_out(name: str) -> Tensor:
         ValueError: unknown name, or data that are points. RuntimeError: images that are not on this machine.
     """
     one_of(name, IMAGES, "data")
-    return data.load(name, "test")[0]
+    if name in CARRIED:
+        return data.load(name, "test")[0]
+    from mathcore.image_data import load_images
+
+    return load_images(name, "test").images()

@@ -110,7 +110,7 @@ def noise_conditional(network: Network, sigmas: Levels) -> NoisyScore:
 
 
 def ncsn_loss(
-    network: Network, images: Float[Tensor, "n 1 h h"], sigmas: Levels, generator: torch.Generator | None = None
+    network: Network, images: Float[Tensor, "n *shape"], sigmas: Levels, generator: torch.Generator | None = None
 ) -> Float[Tensor, ""]:
     """Estimate Eq. 3.4.1 with lambda = sigma^2, one random level for each image, divided so that predicting nothing scores one: 0-d."""
     level = torch.randint(len(sigmas), (len(images),), generator=generator, device=images.device)

@@ -14,7 +14,7 @@ from mathcore.experiments.datasets import DataSet, open_data, shape_of
 from mathcore.experiments.objectives.base import Statistics
 from mathcore.experiments.registry import EXPERIMENTS, experiment
 from mathcore.settings import settings
-from mathcore.training import CheckpointError, load_checkpoint, save_checkpoint
+from mathcore.training import CheckpointError, FitResult, load_checkpoint, save_checkpoint
 from mathcore.training.precision import single_precision
 
 STATISTICS = "statistics.safetensors"
@@ -94,8 +94,10 @@ def planned(name: str, scale: str, changes: Sequence[str], folder: Path, resume:
         if info["experiment"] != name:
             raise CheckpointError(f"{folder} holds a run of {info['experiment']}, not of {name}")
         size = with_values(experiment(name).size(info["size"]), info["config"])
-    elif found:
+    elif found and (folder / "checkpoint.safetensors").exists():
         raise FileExistsError(f"{folder} holds a run already: add --resume to go on with it, or --out FOLDER to begin another")
+    elif found:
+        (folder / "run.json").unlink()  # it stopped before its first checkpoint: there is nothing to keep
     return with_settings(size, changes)
 
 
@@ -110,7 +112,8 @@ def train_experiment(
     accelerator: Any = None,
     sample_every: int = 0,
     checkpoint_every: int = 1000,
-) -> Any:
+    command: str | None = None,
+) -> FitResult:
     """Train ``size`` of an experiment into ``folder`` and return the losses and the model; see :func:`mathcore.training.run_folder.train_in_folder`.
 
     Raises:
@@ -147,6 +150,7 @@ def train_experiment(
             resume=resume,
             checkpoint_every=checkpoint_every,
             sample=sample,
+            command=command,
             sample_every=sample_every,
             info={"experiment": name, "size": scale, "config": keys_of(size)},
         )
@@ -253,7 +257,10 @@ def _load(file: Path, model: nn.Module, size: Size) -> int:
         CheckpointError: missing, damaged or foreign file, or weights of another model.
     """
     tensors, metadata = load_checkpoint(file)
-    weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+    kind = metadata.get("kind")
+    if kind not in ("weights", "training"):
+        raise CheckpointError(f"{file} holds no weights but {kind or 'tensors of no kind that is known'}")
+    weights = tensors if kind == "weights" else {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
     try:
         model.load_state_dict(weights)
         averages = [tensors[f"average/{i}"] for i in range(sum(k.startswith("average/") for k in tensors))]
