@@ -20,7 +20,9 @@ def held_back(active: bool) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         pressed = True
 
-    here = active and threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    here = (
+        active and threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
     if here:
         signal.signal(signal.SIGINT, press)
     try:

@@ -248,7 +248,7 @@ def _record(folder: Path, name: str, config: TrainConfig, resume: bool, info: di
         if record.get("name") != name:
             raise CheckpointError(f"the run in {folder} is {record.get('name')!r}, not {name!r}")
         return record | {"info": info or record.get("info", {})}
-    if (folder / "run.json").exists():
+    if any((folder / file).exists() for file in ("checkpoint.safetensors", "model.safetensors")):
         raise FileExistsError(f"there is a run in {folder} already: resume it or choose another folder")
     return {"name": name, "seed": config.seed, "config": asdict(config), "info": info or {}, "sessions": []}
 
