@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"problem sets: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"problem sets: {error.name} is not installed; pip install 'mathcore[assess]'", file=sys.stderr)
+        print(f"problem sets: {error.name} is not installed; pip install 'mathcore[course]'", file=sys.stderr)
         return 2
     return 0
 

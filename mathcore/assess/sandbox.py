@@ -21,17 +21,47 @@ from pathlib import Path
 from typing import Any
 
 from mathcore.assess import confine
-from mathcore.assess.wire import Closed, Stub, Wire
+from mathcore.assess.wire import SLICE, Closed, Garbled, Stub, Wire
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one submission: seconds for a cell of the student's and for all calls of one test cell, bytes of memory, bytes of a file."""
+    """Bounds of one submission: seconds of its processor time for a cell and for all calls of one test cell, bytes of memory, bytes of a file.
+
+    Processor time, so that a busy machine fails nobody; ``patience`` times as many seconds may pass on the wall, so that sleeping does not help either.
+    """
 
     cell_seconds: float = 60.0
     test_seconds: float = 60.0
     memory: int = 4 << 30
     file_size: int = 64 << 20
+    patience: float = 5.0
+
+
+class Watch:
+    """Says when the time of a process is up; looks at most five times a second."""
+
+    def __init__(self, pid: int, seconds: float, patience: float) -> None:
+        self._pid, self._seconds = pid, seconds
+        self._used, self._next = processor_seconds(pid), 0.0
+        self._end = time.monotonic() + patience * seconds
+
+    def __call__(self) -> bool:
+        """Whether it is up."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + SLICE
+        return now > self._end or processor_seconds(self._pid) - self._used > self._seconds
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used so far; 0 where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class StudentError(Exception):
@@ -64,7 +94,8 @@ class Submission:
         self._done: list[str] = []
         self._process: int | None = None
         self._wire: Any = None
-        self._deadline = 0.0
+        self._budget: float | None = None
+        self._watch: Watch | None = None
 
     def __enter__(self) -> "Submission":
         return self
@@ -92,11 +123,11 @@ class Submission:
     @contextmanager
     def budget(self, seconds: float) -> Iterator[None]:
         """All calls inside this block together get ``seconds``."""
-        self._deadline = time.monotonic() + seconds
+        self._budget = seconds
         try:
             yield
         finally:
-            self._deadline = 0.0
+            self._budget = self._watch = None
 
     def kill(self) -> None:
         """End the process and all of its group."""
@@ -105,36 +136,43 @@ class Submission:
                 os.killpg(self._process, signal.SIGKILL)
             _TEMPLATE.wait(self._process)
             self._wire.close()
-            self._process = None
+            self._process = self._watch = None
 
     # --- the line --------------------------------------------------------------------------------------------------------------------------
 
     def _ask(self, request: dict, seconds: float) -> Any:
         if self._process is None:
             self._start()
-        deadline = self._deadline or time.monotonic() + seconds
+        assert self._process is not None
+        watch = self._watch or Watch(self._process, self._budget or seconds, self.limits.patience)
+        if self._budget:
+            self._watch = watch
         try:
-            return self._converse(request, deadline)
+            if watch():
+                raise TimeoutError
+            return self._converse(request, watch)
         except TimeoutError:
             self.kill()
-            raise ProcessEnded(f"stopped after {seconds:g} s: is there a loop that never ends?") from None
-        except (Closed, ValueError) as error:
-            reason = "sent something that cannot be read" if isinstance(error, ValueError) else self._how_it_ended()
+            raise ProcessEnded(f"stopped after {self._budget or seconds:g} s: is there a loop that never ends?") from None
+        except (Closed, Garbled) as error:
+            reason = "sent something that cannot be read" if isinstance(error, Garbled) else self._how_it_ended()
             self.kill()
             raise ProcessEnded(f"the process of your notebook {reason}") from None
 
-    def _converse(self, request: dict, deadline: float) -> Any:
-        self._wire.send(request, deadline)
+    def _converse(self, request: dict, watch: Watch) -> Any:
+        self._wire.send(request, watch)
         while True:
-            reply = self._wire.receive(deadline)
+            reply = self._wire.receive(watch)
             if reply.get("op") == "value":
                 return reply["value"]
+            if watch():
+                raise TimeoutError
             if reply.get("op") == "callback":
-                self._wire.send(_called(reply), deadline)
+                self._wire.send(_called(reply), watch)
             elif reply.get("op") == "error":
                 raise _rebuilt(str(reply.get("name")), str(reply.get("message")), str(reply.get("traceback")))
             else:
-                raise ValueError("unknown message")
+                raise Garbled("unknown message")
 
     def _how_it_ended(self) -> str:
         assert self._process is not None
@@ -162,12 +200,12 @@ class Submission:
         os.close(here[1])
         self._wire = Line(here[0], there[1], self)
         try:
-            self._wire.receive(time.monotonic() + 60)
-        except (Closed, TimeoutError, ValueError):
+            self._wire.receive(Watch(self._process, 60, self.limits.patience))
+        except (Closed, TimeoutError, Garbled):
             self.kill()
             raise RuntimeError("the submission's process did not start: its confinement was refused by the system") from None
         for source in self._done:
-            self._converse({"op": "run", "source": source}, time.monotonic() + self.limits.cell_seconds)
+            self._converse({"op": "run", "source": source}, Watch(self._process, self.limits.cell_seconds, self.limits.patience))
 
 
 class Template:

@@ -8,7 +8,6 @@ import json
 import os
 import select
 import struct
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +21,17 @@ from mathcore.schedules import AffineSchedule, DiscreteSchedule
 
 LARGEST = 64 << 20
 """Bytes of the largest message that is accepted."""
+SLICE = 0.2
+"""Seconds between two looks at whether the time is up."""
+Expired = Callable[[], bool]
 
 
 class Closed(EOFError):
     """The other side has ended."""
+
+
+class Garbled(Exception):
+    """What came is no message."""
 
 
 class Wire:
@@ -40,8 +46,8 @@ class Wire:
         self._read, self._write, self._symbolic, self._stub = read, write, symbolic, stub
         self.kept: dict[int, Any] = {}
 
-    def send(self, message: dict, deadline: float | None = None) -> None:
-        """Send a message, by ``deadline`` (of ``time.monotonic``); its values may be anything that :meth:`_pack` knows.
+    def send(self, message: dict, expired: Expired | None = None) -> None:
+        """Send a message, until ``expired()``; its values may be anything that :meth:`_pack` knows.
 
         Raises:
             Closed: the other side has ended. TimeoutError: it does not read. ValueError: too large.
@@ -56,38 +62,39 @@ class Wire:
         data = memoryview(struct.pack("!QQ", len(text), len(blob)) + text + blob)
         try:
             while data:
-                if deadline is not None and not select.select([], [self._write], [], max(0.0, deadline - time.monotonic()))[1]:
-                    raise TimeoutError
+                while expired is not None and not select.select([], [self._write], [], SLICE)[1]:
+                    if expired():
+                        raise TimeoutError
                 data = data[os.write(self._write, data) :]
         except BrokenPipeError:
             raise Closed from None
 
-    def receive(self, deadline: float | None = None) -> dict:
-        """Wait for a message until ``deadline`` (of ``time.monotonic``).
+    def receive(self, expired: Expired | None = None) -> dict:
+        """Wait for a message until ``expired()``.
 
         Raises:
-            TimeoutError: none came. Closed: the other side has ended. ValueError: not a message.
+            TimeoutError: none came. Closed: the other side has ended. Garbled: not a message.
         """
-        sizes = struct.unpack("!QQ", self._exactly(16, deadline))
+        sizes = struct.unpack("!QQ", self._exactly(16, expired))
         if sum(sizes) > LARGEST:
-            raise ValueError(f"a message of {sum(sizes)} bytes is too large, {LARGEST} are allowed")
-        text, blob = self._exactly(sizes[0], deadline), self._exactly(sizes[1], deadline)
+            raise Garbled(f"a message of {sum(sizes)} bytes is too large, {LARGEST} are allowed")
+        text, blob = self._exactly(sizes[0], expired), self._exactly(sizes[1], expired)
         from safetensors.torch import load
 
         try:
             message = self._unpack(json.loads(text), load(blob) if blob else {}, 0)
         except Exception as error:  # a forged message is as good as none
-            raise ValueError(f"not a message ({type(error).__name__}: {error})") from None
+            raise Garbled(f"not a message ({type(error).__name__}: {error})") from None
         if not isinstance(message, dict):
-            raise ValueError("not a message")
+            raise Garbled("not a message")
         return message
 
-    def _exactly(self, size: int, deadline: float | None) -> bytes:
+    def _exactly(self, size: int, expired: Expired | None) -> bytes:
         parts: list[bytes] = []
         while size:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and (left <= 0 or not select.select([self._read], [], [], left)[0]):
-                raise TimeoutError
+            while expired is not None and not select.select([self._read], [], [], SLICE)[0]:
+                if expired():
+                    raise TimeoutError
             part = os.read(self._read, min(size, 1 << 20))
             if not part:
                 raise Closed
