@@ -32,7 +32,7 @@ def _with_facts(text: str, source: Source, points: float, hours: float | None) -
     """The first cell, and under its title what one wants to know before starting."""
     title, rest = text.split("\n", 1)
     facts = f"{len(source.points)} questions, {points:g} points" + (f", about {hours:g} hours" if hours else "")
-    link = f"{{download}}`{source.stem}.ipynb <{source.stem}.ipynb>`"
+    link = f"{{download}}`{source.stem}.ipynb <downloads/{source.stem}.ipynb>`"
     note = (
         f"{facts}. Work in the notebook: {link}. In a course, take the copy your instructor gives you instead: its numbers are yours alone."
     )
@@ -45,11 +45,12 @@ def _code(text: str) -> str:
 
 
 def write(source: Source, folder: Path) -> list[Path]:
-    """Write ``<stem>.md`` and ``<stem>.ipynb`` to ``folder`` where they changed; return both."""
+    """Write ``<stem>.md`` and ``downloads/<stem>.ipynb`` to ``folder`` where they changed; return both."""
     import nbformat
 
-    folder.mkdir(parents=True, exist_ok=True)
-    made = {folder / f"{source.stem}.md": page(source), folder / f"{source.stem}.ipynb": nbformat.writes(student_version(source)) + "\n"}
+    downloads = folder / "downloads"  # apart, since Sphinx takes a page and a notebook of one name for one document
+    downloads.mkdir(parents=True, exist_ok=True)
+    made = {folder / f"{source.stem}.md": page(source), downloads / f"{source.stem}.ipynb": nbformat.writes(student_version(source)) + "\n"}
     for path, text in made.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:  # an unchanged page is not built again
             path.write_text(text, encoding="utf-8")

@@ -21,6 +21,18 @@ from mathcore.assess import variants
 from mathcore.assess.source import STUB, Source, role
 
 
+NBGRADER_CONFIG = '''"""Points nbgrader's own tools, started in this folder, at this course."""
+
+from pathlib import Path
+
+c = get_config()  # noqa: F821
+c.CourseDirectory.root = str(Path(__file__).resolve().parent)
+c.CourseDirectory.db_url = f"sqlite:///{Path(__file__).resolve().parent / 'instructor' / 'gradebook.db'}"
+c.CourseDirectory.source_directory = "instructor/source"
+c.CourseDirectory.autograded_directory = "instructor/autograded"
+'''
+
+
 @dataclass(frozen=True)
 class Course:
     """The folder of a course."""
@@ -104,6 +116,7 @@ def release(source: Source, course: Course, students: dict[str, dict[str, str]] 
     import nbformat
 
     (course.root / "release").mkdir(parents=True, exist_ok=True)
+    (course.root / "nbgrader_config.py").write_text(NBGRADER_CONFIG, encoding="utf-8")
     kept = course.instructor / "source" / source.name
     kept.mkdir(parents=True, exist_ok=True)
     nbformat.write(source.notebook, kept / f"{source.stem}.ipynb")
