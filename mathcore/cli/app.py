@@ -24,7 +24,7 @@ Device = Annotated[
 Target = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, checkpoint in one, or name of a trained experiment.")]
 Sampler = Annotated[str | None, typer.Option("--sampler", help="Way to draw samples. Default: the usual one of the experiment.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the sampler. Default: those of the experiment.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the random numbers.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random numbers.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -52,19 +52,20 @@ def train(
     precision: Annotated[
         str | None, typer.Option("--precision", help="float32, or bfloat16 for the forward passes. Default: the experiment's.")
     ] = None,
-    sample_every: Annotated[int, typer.Option("--sample-every", min=0, help="Steps between grids of samples; 0: only at the end.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")] = 500,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download the data set first, if it is not here.")] = False,
+    sample_every: Annotated[int, typer.Option("--sample-every", help="Steps between grids of samples; 0: only at the end.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", help="Steps between checkpoints.")] = 500,
 ) -> None:
     """Train an experiment; leave weights, loss curve, samples and a record of the run in one folder."""
     from mathcore.cli.train import run_training
 
-    run_training(name, size, change or [], out, resume, device, precision, sample_every, checkpoint_every)
+    run_training(name, size, change or [], out, resume, device, precision, fetch, sample_every, checkpoint_every)
 
 
 @app.command()
 def sample(
     run: Target,
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many samples.")] = 64,
+    n: Annotated[int, typer.Option("-n", "--number", help="How many samples.")] = 64,
     sampler: Sampler = None,
     steps: Steps = None,
     seed: Seed = 0,
@@ -83,7 +84,7 @@ def sample(
 @app.command()
 def evaluate(
     run: Target,
-    n: Annotated[int, typer.Option("-n", "--number", min=4, help="How many samples are measured.")] = 256,
+    n: Annotated[int, typer.Option("-n", "--number", help="How many samples are measured.")] = 256,
     sampler: Sampler = None,
     steps: Steps = None,
     seed: Seed = 0,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mathcore._validate import count
 from mathcore.cli.machine import choose_device, spare_threads
 from mathcore.cli.train import shown
 from mathcore.experiments.runs import Run, open_run
@@ -22,6 +23,7 @@ def draw_samples(
     from mathcore.training import save_checkpoint
     from mathcore.training.pictures import save_grid
 
+    count(n, "-n"), count(seed, "--seed", 0)
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out must name a .png file, got {str(out)!r}")
     run = guided(open_run(target, choose_device(device)), guidance)

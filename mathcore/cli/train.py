@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from torch import Tensor
 
-from mathcore._validate import one_of
+from mathcore._validate import count, one_of
 from mathcore.cli.machine import choose_device, spare_threads
 from mathcore.experiments.runs import planned, train_experiment, usual_folder
 from mathcore.settings import PRECISIONS
@@ -23,6 +23,7 @@ def run_training(
     resume: bool,
     device: str | None,
     precision: str | None,
+    fetch: bool,
     sample_every: int,
     checkpoint_every: int,
 ) -> None:
@@ -35,19 +36,23 @@ def run_training(
     from mathcore.training.engine import launched, make_accelerator
 
     experiment(name).size(scale)  # unknown names first
+    count(sample_every, "--sample-every", 0), count(checkpoint_every, "--checkpoint-every")
     folder = (out or usual_folder(name, scale)).expanduser()
     if precision is not None:
         one_of(precision, PRECISIONS, "--precision")
         changes = [*changes, f"train.bfloat16={'true' if precision == 'bfloat16' else 'false'}"]
     size = planned(name, scale, changes, folder, resume)
     place = choose_device(device, scale)
+    if fetch:
+        _fetch(size.data)
     accelerator = make_accelerator(size.train, place) if launched() else None
     if accelerator is not None:
         place = accelerator.device
     spare_threads(scale, place)
     main = accelerator is None or accelerator.is_main_process
+    among = "" if accelerator is None else f", {accelerator.num_processes} processes"
     if main:
-        _announce(name, scale, folder, resume, f"{size.train.steps} steps of {size.train.batch_size} on {size.data}, {place}")
+        _announce(name, scale, folder, resume, f"{size.train.steps} steps of {size.train.batch_size} on {size.data}, {place}{among}")
     started = time.monotonic()
     try:
         result = train_experiment(
@@ -70,6 +75,23 @@ def run_training(
         _report(folder, result.losses, time.monotonic() - started)
 
 
+def _fetch(name: str) -> None:
+    """Download a data set that is not here.
+
+    Raises:
+        RuntimeError: no network; the message says which file to put where.
+    """
+    from mathcore.experiments.datasets import CARRIED, IMAGES
+    from mathcore.image_data import fetch_images, load_images
+
+    if name not in IMAGES or name in CARRIED:
+        return
+    try:
+        load_images(name, "train")
+    except RuntimeError:
+        print(f"fetched {shown(fetch_images(name))}")
+
+
 def _announce(name: str, scale: str, folder: Path, resume: bool, what: str) -> None:
     print(f"{'going on with' if resume else 'training'} {name} ({scale}): {what}; folder {shown(folder)}", flush=True)
 
@@ -86,28 +108,20 @@ def _interrupted(name: str, scale: str, out: Path | None, folder: Path) -> None:
 
 def _report(folder: Path, losses: Tensor, seconds: float) -> None:
     """Loss at the end, time, and the files of the run."""
-    from rich.console import Console
-    from rich.table import Table
-
-    values = losses[-max(1, len(losses) // 20) :]
-    console = Console()
-    console.print(
-        f"loss {float(values.mean()):.4g} (mean of the last {len(values)} of {len(losses)} steps), {seconds:.0f} s", highlight=False
-    )
-    table = Table.grid(padding=(0, 2))
+    last = losses[-max(1, len(losses) // 20) :]
+    print(f"loss {float(last.mean()):.4g} (mean of the last {len(last)} of {len(losses)} steps), {seconds:.0f} s\n{shown(folder)}")
     files = {
         "model.safetensors": "averaged weights",
         "checkpoint.safetensors": "whole state, for --resume",
         "run.json": "seed, versions, hardware, command, configuration",
         "loss.png": "loss curve",
         "samples": "sample grids",
-        "tensorboard": "tensorboard --logdir " + shown(folder / "tensorboard"),
+        "tensorboard": f"curves:  tensorboard --logdir {shown(folder)}",
     }
     for file, what in files.items():
         if (folder / file).exists():
-            table.add_row(shown(folder / file), what)
-    console.print(table)
-    console.print(f"next:  mathcore sample {shown(folder)}   mathcore evaluate {shown(folder)}", highlight=False, soft_wrap=True)
+            print(f"  {file:24}{what}")
+    print(f"next:  mathcore sample {shown(folder)}   or   mathcore evaluate {shown(folder)}")
 
 
 def shown(path: Path) -> str:

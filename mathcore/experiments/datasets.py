@@ -10,6 +10,7 @@ from torch import Tensor
 from mathcore import data
 from mathcore._validate import one_of
 from mathcore.distributions import GaussianMixture
+from mathcore.image_data import IMAGE_SETS, load_images
 
 MIXTURES: dict[str, Callable[[], GaussianMixture]] = {
     "two_moons": data.examples.two_moons,
@@ -23,10 +24,8 @@ MIXTURES: dict[str, Callable[[], GaussianMixture]] = {
 CARRIED = ("digits8", "digits28")
 """Images that an installed package carries."""
 
-IMAGES = (*CARRIED, "mnist", "fashion_mnist", "cifar10")
+IMAGES = (*CARRIED, *IMAGE_SETS)
 """Data that are images; those that are not carried lie on this machine once they were fetched."""
-
-SHAPES = {"digits8": (1, 8, 8), "digits28": (1, 28, 28), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,6 @@ def open_data(name: str) -> DataSet:
     if name in CARRIED:
         images, labels = data.load(name, "train")
         return DataSet(name, tuple(images.shape[1:]), 10, images=images, labels=labels)
-    from mathcore.image_data import load_images
-
     found = load_images(name, "train")
     images, mirrored = found.images(), name == "cifar10"
     return DataSet(
@@ -100,7 +97,9 @@ def shape_of(name: str) -> tuple[int, ...]:
         ValueError: unknown name.
     """
     one_of(name, [*MIXTURES, *IMAGES], "data")
-    return (MIXTURES[name]().dim,) if name in MIXTURES else SHAPES[name]
+    if name in MIXTURES:
+        return (MIXTURES[name]().dim,)
+    return (1, int(name.removeprefix("digits")), int(name.removeprefix("digits"))) if name in CARRIED else IMAGE_SETS[name].shape
 
 
 def _modes(k: int, dim: int) -> GaussianMixture:
@@ -119,6 +118,4 @@ def held_out(name: str) -> Tensor:
     one_of(name, IMAGES, "data")
     if name in CARRIED:
         return data.load(name, "test")[0]
-    from mathcore.image_data import load_images
-
     return load_images(name, "test").images()

@@ -76,7 +76,7 @@ _CHAPTER_2 = (
         "2",
         "a VAE puts mass between the modes",
         "ch02-1-vae",
-        cpu=_plane("ring", VAEObjective(), "prior", 1, ""),
+        cpu=_plane("ring", VAEObjective(), "prior", 1, "11 s"),
         gpu=Size("mnist", Perceptron(512, 3), VAEObjective(32, 0.3), replace(IMAGES, channels_last=False, lr=1e-3), "prior", 1),
     ),
     Experiment(
@@ -84,7 +84,7 @@ _CHAPTER_2 = (
         "2",
         "two latent layers on groups of modes",
         "ch02-2-hvae",
-        cpu=_plane("nested", HVAEObjective(2, 0.15), "prior", 1, "", hidden=64),
+        cpu=_plane("nested", HVAEObjective(2, 0.15), "prior", 1, "12 s", hidden=64),
         gpu=Size("mnist", Perceptron(512, 3), HVAEObjective(64, 0.3, 16), replace(IMAGES, channels_last=False, lr=1e-3), "prior", 1),
     ),
     Experiment(
@@ -92,7 +92,7 @@ _CHAPTER_2 = (
         "2",
         "DDPM of eight modes in the plane",
         "ch02-4-ddpm-training",
-        cpu=_plane("ring", DDPM(100), "ancestral", 100, ""),
+        cpu=_plane("ring", DDPM(100), "ancestral", 100, "13 s"),
         gpu=_large("modes50", DDPM(1000), "ancestral", 1000),
     ),
     Experiment(
@@ -100,7 +100,7 @@ _CHAPTER_2 = (
         "2",
         "DDPM of images",
         "ch02-6-ddpm-digits",
-        cpu=_digits(DDPM(100), "ancestral", 100, ""),
+        cpu=_digits(DDPM(100), "ancestral", 100, "23 s"),
         gpu=_grey(DDPM(1000), "ancestral", 1000),
     ),
 )
@@ -111,7 +111,7 @@ _CHAPTER_3 = (
         "3",
         "the score by four losses",
         "ch03-2-denoising-score-matching",
-        cpu=_plane("two_moons", ScoreMatching(), "langevin", 1000, ""),
+        cpu=_plane("two_moons", ScoreMatching(), "langevin", 1000, "10 s"),
         gpu=_large("modes50", ScoreMatching("sliced", 0.1), "langevin", 5000),
     ),
     Experiment(
@@ -119,7 +119,7 @@ _CHAPTER_3 = (
         "3",
         "a ladder of noise levels finds the weights of the modes",
         "ch03-3-ncsn",
-        cpu=_plane("two_moons", NCSN(levels=10), "langevin", 10, ""),
+        cpu=_plane("two_moons", NCSN(levels=10), "langevin", 10, "9 s"),
         gpu=_large("modes50", NCSN(), "langevin", 5),
     ),
     Experiment(
@@ -127,7 +127,7 @@ _CHAPTER_3 = (
         "3",
         "NCSN of images",
         "ch03-3-ncsn",
-        cpu=_digits(NCSN(), "langevin", 5, ""),
+        cpu=_digits(NCSN(), "langevin", 5, "18 s"),
         gpu=_grey(NCSN(0.01), "langevin", 5),
     ),
 )
@@ -138,7 +138,7 @@ _CHAPTER_4 = (
         "4",
         "denoising finds the marginal score",
         "ch04-4-training-and-sampling",
-        cpu=_plane("ring4", Denoise(times="quadratic"), "dpm_solver_pp", 20, ""),
+        cpu=_plane("ring4", Denoise(times="quadratic"), "dpm_solver_pp", 20, "11 s"),
         gpu=_large("modes50", Denoise(times="quadratic"), "dpm_solver_pp", 20),
     ),
     Experiment(
@@ -146,7 +146,7 @@ _CHAPTER_4 = (
         "4",
         "score SDE, variance preserving",
         "ch04-4-training-and-sampling",
-        cpu=_digits(Denoise(weight="sigma2", grey_step=CPU.grey_step), "ancestral", 100, ""),
+        cpu=_digits(Denoise(weight="sigma2", grey_step=CPU.grey_step), "ancestral", 100, "21 s"),
         gpu=_colour(Denoise(weight="sigma2", grey_step=2 / 255), "ancestral", 1000),
     ),
     Experiment(
@@ -154,7 +154,7 @@ _CHAPTER_4 = (
         "4",
         "score SDE, variance exploding",
         "ch04-4-training-and-sampling",
-        cpu=_digits(Denoise("ve", weight="sigma2", times="lognormal"), "ancestral", 100, ""),
+        cpu=_digits(Denoise("ve", weight="sigma2", times="lognormal"), "ancestral", 100, "22 s"),
         gpu=_colour(Denoise("ve", weight="sigma2", times="lognormal"), "ancestral", 1000),
     ),
     Experiment(
@@ -162,7 +162,7 @@ _CHAPTER_4 = (
         "4",
         "likelihood weighting, omega = g^2",
         "ch04-4-training-and-sampling",
-        cpu=_digits(Denoise(weight="g2", grey_step=CPU.grey_step), "ancestral", 100, ""),
+        cpu=_digits(Denoise(weight="g2", grey_step=CPU.grey_step), "ancestral", 100, "23 s"),
         gpu=_colour(Denoise(weight="g2", grey_step=2 / 255), "ancestral", 1000),
     ),
 )
@@ -173,7 +173,7 @@ _CHAPTER_5 = (
         "5",
         "flow matching and the floor of its loss",
         "ch05-3-flow-matching",
-        cpu=_plane("ring", Flow(), "heun", 20, ""),
+        cpu=_plane("ring", Flow(), "heun", 20, "11 s"),
         gpu=_large("modes50", Flow(), "heun", 50),
     ),
     Experiment(
@@ -181,7 +181,7 @@ _CHAPTER_5 = (
         "5",
         "the same network by maximum likelihood",
         "ch05-2-neural-odes",
-        cpu=_plane("two_moons", CNF(), "rk4", 8, "", TrainConfig(steps=100, batch_size=128, lr=1e-2, warmup=10, decay="cosine"), 32),
+        cpu=_plane("two_moons", CNF(), "rk4", 8, "9 s", TrainConfig(steps=100, batch_size=128, lr=1e-2, warmup=10, decay="cosine"), 32),
         gpu=_large("modes50", CNF(ode_steps=20, divergence="hutchinson"), "rk4", 20, replace(LONG, steps=20_000)),
     ),
     Experiment(
@@ -189,7 +189,7 @@ _CHAPTER_5 = (
         "5",
         "from one mixture, or class, to another",
         "ch05-4-paths-and-velocities",
-        cpu=_plane("ring", Transfer(), "heun", 20, ""),
+        cpu=_plane("ring", Transfer(), "heun", 20, "14 s"),
         gpu=_grey(Transfer(source_class=0, target_class=1), "heun", 50),
     ),
     Experiment(
@@ -197,7 +197,7 @@ _CHAPTER_5 = (
         "5",
         "flow matching of images",
         "ch05-3-flow-matching",
-        cpu=_digits(Flow(), "heun", 10, ""),
+        cpu=_digits(Flow(), "heun", 10, "22 s"),
         gpu=_colour(Flow(), "heun", 50),
     ),
     Experiment(
@@ -205,7 +205,7 @@ _CHAPTER_5 = (
         "5",
         "reflow, after flow-matching-digits",
         "ch05-5-rectified-flow",
-        cpu=_digits(Reflow(), "euler", 5, ""),
+        cpu=_digits(Reflow(), "euler", 5, "25 s"),
         gpu=_colour(Reflow(pairs=100_000, pair_steps=50), "euler", 2),
     ),
     Experiment(
@@ -213,7 +213,7 @@ _CHAPTER_5 = (
         "5",
         "Poisson flow and its Gaussian twin",
         "ch05-6-force-fields",
-        cpu=_digits(Poisson(), "euler", 18, ""),
+        cpu=_digits(Poisson(), "euler", 18, "23 s"),
         gpu=_grey(Poisson(), "euler", 35),
     ),
     Experiment(
@@ -221,7 +221,7 @@ _CHAPTER_5 = (
         "5",
         "any prior, any path",
         "ch05-7-characteristics",
-        cpu=_plane("two_moons", Flow(prior="uniform"), "heun", 20, ""),
+        cpu=_plane("two_moons", Flow(prior="uniform"), "heun", 20, "9 s"),
         gpu=_grey(Flow(prior="uniform"), "heun", 50, "fashion_mnist"),
     ),
 )
@@ -232,7 +232,7 @@ _CHAPTER_6 = (
         "6",
         "four heads on any schedule",
         "ch06-1-conditioning-and-targets",
-        cpu=_plane("two_moons", Denoise("trig", "velocity"), "dpm_solver_pp", 20, ""),
+        cpu=_plane("two_moons", Denoise("trig", "velocity"), "dpm_solver_pp", 20, "9 s"),
         gpu=_colour(Denoise("trig", "velocity"), "dpm_solver_pp", 20),
     ),
 )
@@ -243,7 +243,7 @@ _CHAPTER_9 = (
         "9",
         "the small network on which solvers are compared",
         "ch09-2-deis",
-        cpu=Size("two_moons", Perceptron(max_frequency=30.0), Denoise(times="quadratic"), TWO_MOONS, "dpm_solver_pp", 20, ""),
+        cpu=Size("two_moons", Perceptron(max_frequency=30.0), Denoise(times="quadratic"), TWO_MOONS, "dpm_solver_pp", 20, "11 s"),
         gpu=_large("two_moons", Denoise(times="quadratic"), "dpm_solver_pp", 20),
     ),
     Experiment(
@@ -251,7 +251,7 @@ _CHAPTER_9 = (
         "9",
         "two moons under classifier-free guidance",
         "ch09-8-choosing-a-sampler",
-        cpu=_plane("two_moons", Denoise(times="quadratic", p_empty=0.1, guidance=2.0), "dpm_solver_pp", 20, ""),
+        cpu=_plane("two_moons", Denoise(times="quadratic", p_empty=0.1, guidance=2.0), "dpm_solver_pp", 20, "11 s"),
         gpu=_large("two_moons", Denoise(times="quadratic", p_empty=0.1, guidance=2.0), "dpm_solver_pp", 20),
     ),
     Experiment(
@@ -259,7 +259,7 @@ _CHAPTER_9 = (
         "9",
         "images by class under classifier-free guidance",
         "ch09-8-choosing-a-sampler",
-        cpu=_digits(Denoise("trig", "velocity", p_empty=0.1, guidance=2.0), "dpm_solver_pp", 20, ""),
+        cpu=_digits(Denoise("trig", "velocity", p_empty=0.1, guidance=2.0), "dpm_solver_pp", 20, "22 s"),
         gpu=_colour(Denoise("cosine", "noise", p_empty=0.1, guidance=2.0), "dpm_solver_pp", 20),
     ),
 )
@@ -270,7 +270,7 @@ _APPENDIX_D = (
         "D",
         "EDM's head beside the others",
         "app-d-edm",
-        cpu=_plane("two_moons", Denoise("edm", "edm", times="lognormal"), "heun", 18, ""),
+        cpu=_plane("two_moons", Denoise("edm", "edm", times="lognormal"), "heun", 18, "18 s"),
         gpu=_large("modes50", Denoise("edm", "edm", times="lognormal"), "heun", 18),
     ),
     Experiment(
@@ -278,7 +278,7 @@ _APPENDIX_D = (
         "D",
         "EDM-preconditioned images, Heun in 18 steps",
         "app-d-edm",
-        cpu=_digits(Denoise("edm", "edm", times="lognormal"), "heun", 18, ""),
+        cpu=_digits(Denoise("edm", "edm", times="lognormal"), "heun", 18, "23 s"),
         gpu=_colour(Denoise("edm", "edm", times="lognormal"), "heun", 18),
     ),
 )

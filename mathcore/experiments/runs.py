@@ -203,11 +203,13 @@ def find_run(target: str | Path) -> Path:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder without run.json: no run of mathcore train")
     usual = settings.build_dir / "experiments" / str(target)
-    for choice in (usual, *(usual.with_name(f"{target}-{scale}") for scale in ("cpu", "gpu"))):
+    for choice in (usual, *(settings.build_dir / "experiments" / f"{target}-{scale}" for scale in ("cpu", "gpu"))):
         if (choice / "run.json").exists():
             return choice
     if str(target) in EXPERIMENTS:
-        raise CheckpointError(f"there is no run of {target} in {usual.parent}: train one with  mathcore train {target}")
+        raise CheckpointError(
+            f"there is no run of {target} in {settings.build_dir / 'experiments'}: train one with  mathcore train {target}"
+        )
     from difflib import get_close_matches
 
     runs = known_runs()

@@ -78,7 +78,7 @@ def test_folder_that_holds_no_run(mathcore, tmp_path):
     refused(mathcore("sample", tmp_path), "without run.json")
     (tmp_path / "run.json").write_text("{ no json")
     refused(mathcore("sample", tmp_path), "run.json")
-    (tmp_path / "run.json").write_text(json.dumps({"name": "a run of something else"}))
+    (tmp_path / "run.json").write_text(json.dumps({"name": "of somebody else", "sessions": [], "config": {}}))
     refused(mathcore("sample", tmp_path), "not written by mathcore train")
 
 
