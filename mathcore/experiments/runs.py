@@ -85,7 +85,6 @@ def planned(name: str, scale: str, changes: Sequence[str], folder: Path, resume:
         ValueError: unknown name, size or key, a bad value. CheckpointError: nothing to resume, or a run of another experiment.
         FileExistsError: a run in ``folder`` that is not to be resumed.
     """
-    size = experiment(name).size(scale)
     found = (folder / "run.json").exists()
     if resume:
         if not found:
@@ -93,12 +92,12 @@ def planned(name: str, scale: str, changes: Sequence[str], folder: Path, resume:
         info = _info(folder)
         if info["experiment"] != name:
             raise CheckpointError(f"{folder} holds a run of {info['experiment']}, not of {name}")
-        size = with_values(experiment(name).size(info["size"]), info["config"])
-    elif found and (folder / "checkpoint.safetensors").exists():
+        return with_settings(with_values(experiment(name).size(info["size"]), info["config"]), changes)
+    size = with_settings(experiment(name).size(scale), changes)
+    if found and (folder / "checkpoint.safetensors").exists():
         raise FileExistsError(f"{folder} holds a run already: add --resume to go on with it, or --out FOLDER to begin another")
-    elif found:
-        (folder / "run.json").unlink()  # it stopped before its first checkpoint: there is nothing to keep
-    return with_settings(size, changes)
+    (folder / "run.json").unlink(missing_ok=True)  # of a run that stopped before its first checkpoint: there is nothing to keep
+    return size
 
 
 def train_experiment(

@@ -67,7 +67,11 @@ def test_full_size_trains_on_a_narrow_network(mathcore, data, tmp_path, name):
 
 def test_missing_data_are_told_in_one_line(mathcore, tmp_path, monkeypatch):
     monkeypatch.setenv("MATHCORE_DATA", str(tmp_path / "nothing"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def offline(*args, **keywords):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     for words in ((), ("--fetch",)):
         result = mathcore("train", "edm-digits", "--size", "gpu", "--device", "cpu", "--out", tmp_path / "run", *words)
         assert result.exit_code == 1
