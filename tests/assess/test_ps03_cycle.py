@@ -1,4 +1,4 @@
-"""Problem set 3 graded as a course: solutions, an untouched copy, and two students with plausible mistakes, each of which costs its question and no other."""
+"""Problem set 3 graded as a course: solutions, an untouched copy, two students with mistakes that cost their question and no other."""
 
 import copy
 import re
