@@ -9,7 +9,7 @@ CELL_TIMEOUT ?= 120
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test test-unit test-notebooks test-book lab serve lint format bench clean
+.PHONY: help env book test test-unit test-notebooks test-book problem-sets lab serve lint format bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,6 +37,9 @@ test-notebooks: env
 test-book: book
 	$(BIN)/python -m pytest tests/book -q
 
+problem-sets: env  ## release the problem sets; STUDENTS=roster.csv for numbers of their own, COURSE=folder, SETS="ps09"
+	$(BIN)/python -m mathcore.assess release $(SETS) $(if $(STUDENTS),--students $(STUDENTS)) $(if $(COURSE),--course $(COURSE))
+
 lab: env  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
@@ -51,7 +54,7 @@ lint: env  ## ruff over code and notebooks, mypy over the package
 format: env  ## let ruff rewrite what it can, and strip the outputs of notebooks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb book/*.ipynb
+	$(BIN)/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb notebooks/problem_sets/*/*.ipynb book/*.ipynb
 
 bench: env  ## measure the library beside its peers
 	$(BIN)/python -m benchmarks

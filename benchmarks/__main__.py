@@ -3,7 +3,14 @@
 import subprocess
 import sys
 
-BENCHMARKS = ["benchmarks.mixture", "benchmarks.imports", "benchmarks.solvers", "benchmarks.fokker_planck", "benchmarks.dynamics"]
+BENCHMARKS = [
+    "benchmarks.mixture",
+    "benchmarks.imports",
+    "benchmarks.solvers",
+    "benchmarks.fokker_planck",
+    "benchmarks.dynamics",
+    "benchmarks.training",
+]
 
 for name in BENCHMARKS:
     print(f"\n== {name}", flush=True)

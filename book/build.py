@@ -20,6 +20,9 @@ from jupyter_cache.cache.main import JupyterCacheBase
 from jupyter_cache.executors import load_executor
 from pages import Run, corrections_page, ledger_page, runs_of
 
+from mathcore.assess import handout
+from mathcore.assess.source import find_sets, load
+
 ROOT = Path(__file__).resolve().parents[1]
 CELL_TIMEOUT = 300
 # One thread per kernel: two kernels with two threads each on two cores run several times slower.
@@ -103,9 +106,11 @@ def write_if_changed(path: Path, text: str) -> None:
 
 
 def generate(root: Path, runs: list[Run]) -> None:
-    """Write the Ledger and Corrections pages from the run and ``claims.toml``."""
+    """Write the Ledger and Corrections pages from the run and ``claims.toml``, and the problem sets from their sources, without their answers."""
     write_if_changed(root / "book" / "generated" / "ledger.md", ledger_page(runs))
     write_if_changed(root / "book" / "generated" / "corrections.md", corrections_page(runs))
+    for path in find_sets(root / "notebooks" / "problem_sets").values():
+        handout.write(load(path), root / "book" / "generated")
 
 
 def main() -> None:

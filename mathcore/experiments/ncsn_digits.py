@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mathcore._validate import count
+from mathcore._validate import count, positive
 from mathcore.experiments.digits import digit_images, train_digits
 from mathcore.scores.dsm import dsm_loss
 from mathcore.scores.langevin import Levels, NoisyScore, annealed_langevin, annealed_steps, geometric_sigmas
@@ -71,13 +71,26 @@ def level_ratio(dim: int, overlap: float = 0.5) -> float:
     return float(brentq(excess, 1.0, high))
 
 
+def noise_levels(data: Float[Tensor, "n *shape"], sigma_min: float = SIGMA_MIN, n_levels: int | None = None) -> Levels:
+    """Return geometric noise levels from ``sigma_min`` to the largest distance of two points of ``data`` (Song and Ermon 2020), ``n_levels`` of them.
+
+    Without a number their ratio is that of :func:`level_ratio`, which needs many dimensions: in the plane lengths of noise vary too much for the rule.
+
+    Raises:
+        ValueError: ``sigma_min`` not positive, or not below that distance; too few dimensions for the rule.
+    """
+    points = data.flatten(1)
+    largest = max(float(torch.cdist(part, points).max()) for part in points.split(1024))
+    low = positive(sigma_min, "sigma_min")
+    if low >= largest:
+        raise ValueError(f"sigma_min must be below the largest distance of two points, {largest:.4g}; got {low:.4g}")
+    n = n_levels or 1 + math.ceil(math.log(largest / low) / math.log(level_ratio(points.shape[1])))
+    return geometric_sigmas(low, largest, n).to(points)
+
+
 def digit_sigmas() -> Levels:
-    """Return the noise levels for the digits, float32: geometric, the largest being the largest distance of two training images (Song and Ermon 2020)."""
-    images = digit_images().flatten(1)
-    largest = max(float(torch.cdist(part, images).max()) for part in images.split(1024))
-    ratio = level_ratio(images.shape[1])
-    levels = geometric_sigmas(SIGMA_MIN, largest, 1 + math.ceil(math.log(largest / SIGMA_MIN) / math.log(ratio)))
-    return levels.to(images)
+    """Return the noise levels for the digits, float32: see :func:`noise_levels`."""
+    return noise_levels(digit_images())
 
 
 def noise_conditional(network: Network, sigmas: Levels) -> NoisyScore:
@@ -97,7 +110,7 @@ def noise_conditional(network: Network, sigmas: Levels) -> NoisyScore:
 
 
 def ncsn_loss(
-    network: Network, images: Float[Tensor, "n 1 h h"], sigmas: Levels, generator: torch.Generator | None = None
+    network: Network, images: Float[Tensor, "n *shape"], sigmas: Levels, generator: torch.Generator | None = None
 ) -> Float[Tensor, ""]:
     """Estimate Eq. 3.4.1 with lambda = sigma^2, one random level for each image, divided so that predicting nothing scores one: 0-d."""
     level = torch.randint(len(sigmas), (len(images),), generator=generator, device=images.device)

@@ -1,5 +1,6 @@
 """Checkpoints: tensors and a JSON header in one safetensors file, written whole or not at all. Nothing is ever unpickled."""
 
+import glob
 import hashlib
 import json
 import os
@@ -60,6 +61,13 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: M
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(path: str | Path) -> None:
+    """Remove what processes killed in the middle of :func:`save_checkpoint` have left beside ``path``."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -4,13 +4,12 @@
 
 A run is a function of the initial weights, the data and the configuration: batches and the loss draw from two generators seeded by the
 configuration, and both are in the checkpoint, so that on the CPU a resumed run ends in the same bits as one never interrupted. (Layers that
-draw from torch's global generator, such as dropout, are outside of this promise.)
+draw from torch's global generator, such as dropout, are outside of this promise.) Several processes share one batch; see ``accelerator``.
 """
 
-import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mathcore._validate import one_of, positive
 from mathcore.settings import settings
-from mathcore.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-
-Batch = Tensor | tuple[Tensor, ...]
-Loss = Callable[[Any, Any, torch.Generator], Tensor]
-Data = Tensor | tuple[Tensor, ...] | Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train; everything but the model, the loss and the data.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: samples per step, drawn with replacement.
-        lr: learning rate of AdamW after the warm-up.
-        warmup: steps over which the rate rises linearly to ``lr``.
-        decay: ``"constant"``, or ``"cosine"`` down to zero at the last step.
-        ema: largest decay of the weight average (see :func:`ema_decay`); 0 keeps the last weights.
-        grad_clip: largest norm of the whole gradient, or None.
-        weight_decay: of AdamW.
-        seed: of the generators for batches and loss.
-        bfloat16: run the forward pass under bfloat16 autocast; by default what ``settings.precision`` says.
-
-    Raises:
-        ValueError: a count, rate or decay out of range; an unknown ``decay``.
-    """
-
-    steps: int
-    batch_size: int = 128
-    lr: float | int = 1e-3
-    warmup: int = 100
-    decay: str = "constant"
-    ema: float | int = 0.995
-    grad_clip: float | int | None = 1.0
-    weight_decay: float | int = 0.0
-    seed: int = 0
-    bfloat16: bool = field(default_factory=lambda: settings.precision == "bfloat16")
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        positive(float(self.lr), "lr")
-        one_of(self.decay, ("constant", "cosine"), "decay")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
-        if self.grad_clip is not None:
-            positive(float(self.grad_clip), "grad_clip")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+from mathcore.training.checkpoints import CheckpointError, remove_unfinished
+from mathcore.training.config import Data, Loss, TrainConfig, learning_rate
+from mathcore.training.engine import Engine
+from mathcore.training.interrupt import held_back
+from mathcore.training.trainer import Trainer
 
 
 @dataclass
@@ -86,19 +38,33 @@ class FitResult:
     losses: Float[Tensor, " steps"]
 
 
-def ema_decay(step: int, largest: float | int) -> float:
-    """Decay of the weight average at step 1, 2, ...: ``min(largest, (1 + step) / (10 + step))``.
+class Progress:
+    """What a run tells of itself after a step: ``step`` of ``steps``, ``loss``, ``learning_rate``, ``gradient_norm`` before clipping, and its ``model``."""
 
-    The average then always reaches over about the last tenth of the run at most, so it forgets the initial weights in a short run too.
-    """
-    return min(float(largest), (1 + step) / (10 + step))
+    def __init__(self, run: Trainer) -> None:
+        self._run = run
+        self.model, self.step, self.steps = run.model, run.step, run.config.steps
+        self.loss, self.learning_rate = float(run.losses[run.step - 1]), learning_rate(run.step, run.config)
+        self.gradient_norm = run.gradient_norm
 
+    @property
+    def losses(self) -> Float[Tensor, " n"]:
+        """The losses of all steps so far."""
+        return self._run.losses[: self.step]
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Rate of step 1, 2, ...: linear warm-up times the chosen decay."""
-    rise = min(1.0, step / config.warmup) if config.warmup else 1.0
-    fall = 0.5 * (1 + math.cos(math.pi * (step - 1) / config.steps)) if config.decay == "cosine" else 1.0
-    return float(config.lr) * rise * fall
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model with the averaged weights and in evaluation mode, for as long as the block lasts."""
+        weights, average = [p.detach() for p in self._run.parameters], self._run.average
+        kept = [w.clone() for w in weights]
+        if self._run.config.ema:
+            torch._foreach_copy_(weights, average)
+        try:
+            with torch.no_grad():
+                yield self.model.eval()
+        finally:
+            torch._foreach_copy_(weights, kept)
+            self.model.train()
 
 
 def _on(batch: Any, device: torch.device) -> Any:
@@ -130,105 +96,6 @@ def _sampler(data: Data, device: torch.device) -> Callable[[int, torch.Generator
     return draw
 
 
-class _Trainer:
-    """The whole state of a run: everything that one step reads and changes, and nothing else."""
-
-    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device, generator: torch.Generator | None) -> None:
-        self.model, self.config, self.device = model.to(device).train(), config, device
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        if not self.parameters:
-            raise ValueError("the model has no parameters to train")
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=float(config.lr), weight_decay=float(config.weight_decay), fused=True)
-        self.average = [p.detach().clone() for p in self.parameters]
-        if generator is None:
-            seeds = [2 * config.seed, 2 * config.seed + 1]
-        else:
-            seeds = torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
-        self.for_batches = torch.Generator().manual_seed(seeds[0])
-        self.for_loss = torch.Generator(device).manual_seed(seeds[1])
-        self.step = 0
-        self.losses = torch.empty(config.steps, dtype=torch.float64)
-
-    def advance(self, loss: Loss, batch: Any) -> None:
-        """One optimiser step.
-
-        Raises:
-            FloatingPointError: the loss or the gradient is NaN or infinite; the weights are then as before the step.
-        """
-        config, step = self.config, self.step + 1
-        autocast: AbstractContextManager = torch.autocast(self.device.type, torch.bfloat16) if config.bfloat16 else nullcontext()
-        self.optimizer.zero_grad()
-        with autocast:
-            value = loss(self.model, batch, self.for_loss)
-        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
-            what = f"shape {tuple(value.shape)}, requires_grad={value.requires_grad}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"the loss must return a 0-d tensor that depends on the weights of the model, got {what}")
-        number = value.item()
-        if not math.isfinite(number):
-            raise FloatingPointError(f"the loss is {number} at step {step}")
-        value.backward()
-        limit = math.inf if config.grad_clip is None else float(config.grad_clip)
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the norm of the gradient is {norm} at step {step}, where the loss is {number:.4g}")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
-        self.optimizer.step()
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - ema_decay(step, config.ema))
-        self.losses[self.step] = number
-        self.step = step
-
-    def save(self, path: Path) -> None:
-        """Write the state to ``path``."""
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average/{i}": v for i, v in enumerate(self.average)}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
-        tensors |= {"generator/batches": self.for_batches.get_state(), "generator/loss": self.for_loss.get_state()}
-        tensors["losses"] = self.losses[: self.step]
-        save_checkpoint(path, tensors, {"kind": "training", "step": self.step, "config": asdict(self.config)})
-
-    def restore(self, path: Path) -> None:
-        """Take the state from ``path``.
-
-        Raises:
-            CheckpointError: missing, damaged or foreign file; another configuration (more steps at a constant rate are welcome) or model.
-        """
-        tensors, metadata = load_checkpoint(path)
-        if metadata.get("kind") != "training":
-            raise CheckpointError(f"{path} is no training checkpoint but {metadata.get('kind')!r}")
-        self._compare(metadata, path)
-        grouped: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "generator": {}}
-        for name, value in tensors.items():
-            head, _, rest = name.partition("/")
-            if rest:
-                grouped[head][rest] = value
-        try:
-            self.model.load_state_dict(grouped["model"])
-            torch._foreach_copy_(self.average, [grouped["average"][str(i)] for i in range(len(self.average))])
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in grouped["optimizer"].items():
-                index, _, key = name.partition("/")
-                state.setdefault(int(index), {})[key] = value
-            self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-            self.for_batches.set_state(grouped["generator"]["batches"])
-            self.for_loss.set_state(grouped["generator"]["loss"])
-        except (RuntimeError, KeyError) as error:
-            raise CheckpointError(f"checkpoint {path} does not fit this model or device: {error}") from error
-        self.step = metadata["step"]
-        self.losses[: self.step] = tensors["losses"]
-
-    def _compare(self, metadata: dict[str, Any], path: Path) -> None:
-        """Raise unless the run can be continued under the present configuration."""
-        theirs, ours = metadata["config"], asdict(self.config)
-        differing = {k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k)}
-        if self.config.decay == "constant" and metadata["step"] <= self.config.steps:
-            differing.discard("steps")
-        if differing:
-            what = ", ".join(f"{k} = {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in sorted(differing))
-            raise CheckpointError(f"checkpoint {path} belongs to another configuration: {what}")
-
-
 def fit(
     model: nn.Module,
     loss: Loss,
@@ -241,6 +108,8 @@ def fit(
     checkpoint_every: int = 1000,
     resume: bool = False,
     label: str = "training",
+    accelerator: Any = None,
+    on_step: Callable[["Progress"], None] | None = None,
 ) -> FitResult:
     """Train ``model`` in place by AdamW and leave the averaged weights in it.
 
@@ -255,47 +124,79 @@ def fit(
         checkpoint: file to keep the state of the run in, written every ``checkpoint_every`` steps and at the end.
         resume: continue from ``checkpoint``, which must exist; the model's own weights and ``generator`` are then of no account.
         label: name on the progress bar, which is drawn where ``settings.progress`` holds.
+        accelerator: an ``accelerate.Accelerator``, see :func:`mathcore.training.make_accelerator`; the run then computes on its device and together
+            with its other processes. Every process calls ``fit`` with the same arguments; the first one writes the checkpoint, which all must
+            be able to read. Result: that of one process with the same ``batch_size`` and ``accumulate`` times the number of processes, to rounding.
+        on_step: called after every step, in the first process only, as ``on_step(progress)``; it must not draw from the generators of the run.
 
     Returns:
         The model and its losses.
 
     Raises:
-        TypeError, ValueError: data or loss of the wrong kind; ``resume`` without ``checkpoint``.
+        TypeError, ValueError: data, loss or accelerator of the wrong kind; ``resume`` without ``checkpoint``; a batch that cannot be divided equally.
         FloatingPointError: NaN or infinity in the loss or the gradient; names the step. The last checkpoint stays as it is.
-        CheckpointError: on ``resume``, a missing, damaged or foreign checkpoint, or one of another run.
+        KeyboardInterrupt: Ctrl-C, after the step under way and its checkpoint; a second one at once.
+        CheckpointError: on ``resume``, a missing, damaged or foreign checkpoint, or one of another run; a checkpoint that cannot be written, the disk
+            being full, say: the one before it stays.
     """
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
     if resume and checkpoint is None:
         raise ValueError("resume=True needs the checkpoint to resume from")
-    place = settings.device if device is None else torch.device(device)
-    draw = _sampler(data, place)
-    run = _Trainer(model, config, place, generator)
+    engine = Engine(accelerator, config, settings.device if device is None else torch.device(device))
+    draw = _sampler(data, engine.device)
+    run = Trainer(model, loss, config, engine, generator)
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and engine.rank == 0:
+        remove_unfinished(path)
     if resume and path is not None:
         run.restore(path)
-    _advance_all(run, loss, draw, path, checkpoint_every, label)
+    _advance_all(run, draw, path, checkpoint_every, label, on_step)
     if config.ema:
         torch._foreach_copy_([p.detach() for p in run.parameters], run.average)
     model.zero_grad()
     return FitResult(model.eval(), run.losses)
 
 
-def _advance_all(run: _Trainer, loss: Loss, draw: Callable, path: Path | None, every: int, label: str) -> None:
-    """Take the remaining steps, with a progress bar and checkpoints."""
+def _advance_all(run: Trainer, draw: Callable, path: Path | None, every: int, label: str, on_step: Callable | None) -> None:
+    """Take the remaining steps, with a progress bar and checkpoints; on Ctrl-C, in one process, a checkpoint of the step just taken."""
     from tqdm.auto import tqdm
 
-    saved = run.step
-    with tqdm(total=run.config.steps, initial=run.step, desc=label, disable=not settings.progress, leave=False) as bar:
+    saved, first = run.step, run.engine.rank == 0
+    alone = path is not None and run.engine.processes == 1
+    with (
+        tqdm(total=run.config.steps, initial=run.step, desc=label, disable=not (settings.progress and first), leave=False) as bar,
+        held_back(alone) as interrupted,
+    ):
         while run.step < run.config.steps:
             try:
-                run.advance(loss, draw(run.config.batch_size, run.for_batches))
+                run.advance(draw(run.config.batch_size, run.for_batches))
             except FloatingPointError as error:
-                kept = f"; the checkpoint of step {saved} is in {path}" if path is not None and saved else ""
-                raise FloatingPointError(f"{error}: lower the learning rate or look at the loss{kept}") from None
+                raise FloatingPointError(f"{error}: lower the learning rate or look at the loss{_kept(path, saved)}") from None
             bar.update()
             if run.step % 20 == 0:
                 bar.set_postfix(loss=f"{run.losses[run.step - 20 : run.step].mean():.4f}", refresh=False)
-            if path is not None and (run.step % every == 0 or run.step == run.config.steps):
-                run.save(path)
+            if path is not None and first and (run.step % every == 0 or run.step == run.config.steps):
+                _save(run, path, saved)
                 saved = run.step
+            if on_step is not None and first:
+                on_step(Progress(run))
+            if interrupted():
+                if path is not None and saved < run.step:
+                    _save(run, path, saved)
+                raise KeyboardInterrupt
+    run.engine.wait()
+
+
+def _save(run: Trainer, path: Path, saved: int) -> None:
+    """Write the checkpoint, or say what is left of the one before."""
+    try:
+        run.save(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise CheckpointError(f"the checkpoint of step {run.step} could not be written to {path}: {why}{_kept(path, saved)}") from error
+
+
+def _kept(path: Path | None, saved: int) -> str:
+    """What there is to go on from."""
+    return f"; the checkpoint of step {saved} is in {path}" if path is not None and saved else ""

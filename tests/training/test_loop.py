@@ -12,7 +12,7 @@ from torch import nn
 from mathcore.networks import TimeMLP, UNet
 from mathcore.settings import settings
 from mathcore.training import CheckpointError, TrainConfig, fit, load_checkpoint
-from mathcore.training.loop import ema_decay, learning_rate
+from mathcore.training.config import ema_decay, learning_rate
 
 
 @pytest.fixture(autouse=True)

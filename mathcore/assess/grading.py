@@ -1,0 +1,261 @@
+"""Grade submissions: the student's code in a process of its own, the tests in this one, and only plain values between them.
+
+How. nbgrader's ``autograde`` drives the work and keeps the gradebook; its executor is replaced. The submission is first laid out on the source
+(:func:`source.align`), which undoes every edit of a test or locked cell. Then, in the order of the notebook, the student's cells run in a process
+(:mod:`mathcore.assess.sandbox`) that was given nothing but those cells; ``setup`` and ``variant`` cells run there and here; test cells run only here. Where a
+test calls one of the student's functions, the arguments go over and plain values come back. The score is computed here, from those values.
+
+What is defended (each is tried by a test): a submission cannot read the hidden tests, the truth, the key, the gradebook or another submission, since its
+process holds none of them and the kernel (Landlock) refuses to open their files; it cannot change its grade by editing tests, points or metadata, by replacing
+library functions, by inspecting frames, or by returning objects with an ``__eq__`` of their own, since no test and no comparison runs where its code runs; it
+cannot stop the grading of its other questions or of other students by a loop, by filling memory, by exiting or by printing without end; it starts no program
+and opens no TCP connection.
+
+What is not defended. An answer copied from a friend or written by a machine. Modules named as withheld cannot be imported, but whoever pastes their source has the
+answer. A submission sees the arguments of each call, hidden tests included, while it answers; it has no way to keep or send them that survives its process, but what it
+prints goes into its feedback: print statements can show the inputs (not the truth) of hidden tests only where a cell, not a call, prints them, so calls are silent. A
+process that starts many others slows the machine down until its time is up. Without Landlock (other systems, old kernels) none of the file protections hold:
+grading then refuses to start unless told ``confined=False``. Kernel bugs are outside.
+"""
+
+import ast
+import builtins
+import contextlib
+import csv
+import io
+import logging
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mathcore.assess import confine
+from mathcore.assess.release import Course, numbers, quiet, render_variants, with_variants
+from mathcore.assess.sandbox import Limits, Submission
+from mathcore.assess.source import Source, align, role
+
+LARGEST_SUBMISSION = 20 << 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """What grading one submission gave: points by test cell; ``note`` says why a submission could not be graded (empty: it was)."""
+
+    student: str
+    points: dict[str, float]
+    total: float
+    note: str = ""
+    errors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """Points in all."""
+        return sum(self.points.values())
+
+
+def grade(
+    source: Source, course: Course, students: Iterable[str] | None = None, limits: Limits | None = None, confined: bool = True
+) -> list[Report]:
+    """Grade what lies in ``submitted/<student>/<set>/``, write ``grades/<set>.csv`` and the feedback pages; return one report per student.
+
+    Args:
+        source, course: the set must have been released in this course. students: whom to grade; everybody who submitted by default.
+        limits: bounds for one submission. confined: see the module's text.
+
+    Raises:
+        ValueError: nothing was released or submitted, or a confined process could read the course's secrets where they lie.
+        RuntimeError: ``confined`` on a system without Landlock.
+    """
+    if not (course.instructor / "gradebook.db").is_file():
+        raise ValueError(f"{source.name} was not released in {course.root}: release it there first")
+    found = sorted(path.parent.name for path in (course.root / "submitted").glob(f"*/{source.name}") if path.is_dir())
+    chosen = found if students is None else [student for student in students if student in found]
+    if not chosen:
+        raise ValueError(f"no submission in {course.root / 'submitted'}: expected submitted/<student>/{source.name}/{source.stem}.ipynb")
+    for path in (source.path, course.instructor, course.root / "submitted") if confined else ():
+        if confine.exposed(path, source.withheld):
+            raise ValueError(f"{path} lies inside the Python installation, where every submission can read: move the course elsewhere")
+    Submission(limits, confined=confined).__exit__()  # a system that cannot confine says so before the first student
+    own = set(with_variants(source, course))
+    reports = [_grade_one(source, course, student, student in own, limits or Limits(), confined) for student in chosen]
+    _write_grades(source, course, reports)
+    return reports
+
+
+def _grade_one(source: Source, course: Course, student: str, own: bool, limits: Limits, confined: bool) -> Report:
+    from nbgrader.converters import Autograde
+
+    path = course.root / "submitted" / student / source.name / f"{source.stem}.ipynb"
+    values = numbers(source, course.key, student) if own else None
+    grader = Grader(source, values, limits, confined)
+    problem = _unreadable(path)
+    if not problem:
+        log = io.StringIO()
+        autograde = Autograde(coursedir=course.open(source, student), config=course.config(source, student))
+        autograde.log = _logger(log)
+        autograde.force = True
+        autograde.sanitize_preprocessors = [grader.lay_out, *_steps("ClearOutput", "OverwriteKernelspec", "CheckCellMetadata")]
+        autograde.autograde_preprocessors = [grader.execute, *_steps("LimitOutput", "SaveAutoGrades", "CheckCellMetadata")]
+        try:
+            with quiet():
+                autograde.start()
+        except Exception as error:  # one submission must not stop the others
+            problem = f"could not be graded ({type(error).__name__}): {log.getvalue()[-2000:]}"
+    if problem:
+        return Report(student, dict.fromkeys(source.points, 0.0), sum(source.points.values()), problem)
+    _feedback(source, course, student)
+    return Report(student, _points(source, course, student), sum(source.points.values()), "", grader.errors)
+
+
+def _unreadable(path: Path) -> str:
+    import nbformat
+
+    if not path.is_file():
+        return f"there is no notebook {path.name}: was it renamed?"
+    if path.stat().st_size > LARGEST_SUBMISSION:
+        return f"the notebook has {path.stat().st_size >> 20} MiB, more than {LARGEST_SUBMISSION >> 20}"
+    try:
+        nbformat.validate(nbformat.read(path, as_version=4))
+    except Exception as error:  # nbformat raises whatever JSON, jsonschema and itself raise
+        return f"the file is not a notebook ({type(error).__name__})"
+    return ""
+
+
+def _steps(*names: str) -> list[Any]:
+    from nbgrader import preprocessors
+
+    return [getattr(preprocessors, name) for name in names]
+
+
+def _logger(stream: io.StringIO) -> logging.Logger:
+    logger = logging.Logger("grading", logging.WARNING)
+    logger.addHandler(logging.StreamHandler(stream))
+    return logger
+
+
+class Grader:
+    """The two steps of ours in nbgrader's ``autograde``, for one student.
+
+    Attributes:
+        errors: what failed, by test cell: name of the error and message.
+    """
+
+    def __init__(self, source: Source, values: dict[str, Any] | None, limits: Limits, confined: bool) -> None:
+        self._source, self._values, self._limits, self._confined = source, values, limits, confined
+        self.errors: dict[str, str] = {}
+
+    def lay_out(self, notebook: Any, resources: Any) -> tuple[Any, Any]:
+        """Put the student's answers into the source, with the student's own numbers."""
+        from nbgrader.preprocessors import ComputeChecksums
+
+        laid = render_variants(align(notebook, self._source), self._values)
+        return ComputeChecksums().preprocess(laid, resources)
+
+    def execute(self, notebook: Any, resources: Any) -> tuple[Any, Any]:
+        """Run the notebook: student's cells there, tests here."""
+        trusted: dict[str, Any] = {"__name__": "__grader__", "__builtins__": builtins}
+        with Submission(self._limits, self._source.withheld, self._confined) as submission:
+            for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
+                cell.execution_count = number
+                kind = role(cell)
+                if kind == "test":
+                    cell.outputs = self._test(cell, trusted, submission)
+                    continue
+                if kind in ("setup", "variant"):
+                    exec(compile(cell.source, f"<{kind}>", "exec"), trusted)
+                cell.outputs = _outputs(submission.run(cell.source))
+        return notebook, resources
+
+    def _test(self, cell: Any, trusted: dict[str, Any], submission: Submission) -> list[Any]:
+        """Run a test cell here, with the student's names bound to what stands for them."""
+        name = cell.metadata.nbgrader.grade_id
+        wanted = _free_names(cell.source) - trusted.keys() - set(dir(builtins))
+        try:
+            with submission.budget(self._limits.test_seconds), contextlib.redirect_stdout(io.StringIO()):
+                scope = {**trusted, **submission.names(sorted(wanted))}
+                exec(compile(cell.source, f"<{name}>", "exec"), scope)
+        except Exception as error:
+            self.errors[name] = f"{type(error).__name__}: {error}"
+            return [_error_output(type(error).__name__, str(error), _explanation(error))]
+        return []
+
+
+def _free_names(text: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+
+
+def _explanation(error: Exception) -> str:
+    """What the student is told: the message, and where in their own code it arose; never a line of a test."""
+    own = getattr(error, "student_traceback", "")
+    if own or isinstance(error, (AssertionError, NotImplementedError)):
+        return f"{type(error).__name__}: {error}" + (f"\n\nin your code:\n{own}" if own else "")
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}" + ("" if last.filename.startswith("<") else f"\n(raised in {Path(last.filename).name})")
+
+
+def _error_output(name: str, message: str, text: str) -> Any:
+    from nbformat.v4 import new_output
+
+    return new_output("error", ename=name, evalue=message[:5_000], traceback=text[:8_000].splitlines())
+
+
+def _outputs(result: dict) -> list[Any]:
+    """What a student's cell left, as notebook outputs: text and PNG only, so that no page of feedback runs a script."""
+    from nbformat.v4 import new_output
+
+    outputs = [new_output("stream", name="stdout", text=str(result["stdout"]))] if result["stdout"] else []
+    outputs += [new_output("display_data", data={"text/plain": str(text)}) for text in result["texts"]]
+    outputs += [new_output("display_data", data={"image/png": str(picture)}) for picture in result["pictures"]]
+    if result["error"] is not None:
+        outputs.append(_error_output(*map(str, result["error"])))
+    return outputs
+
+
+def _points(source: Source, course: Course, student: str) -> dict[str, float]:
+    from nbgrader.api import Gradebook
+
+    with Gradebook(course.database) as book:
+        notebook = book.find_submission_notebook(source.stem, source.name, student)
+        scores = {grade.name: float(grade.score or 0.0) for grade in notebook.grades}
+    return {name: scores.get(name, 0.0) for name in source.points}
+
+
+def _feedback(source: Source, course: Course, student: str) -> None:
+    """Write the feedback page: the student's notebook with points and messages, the hidden tests taken out again."""
+    from nbconvert.exporters import HTMLExporter
+    from nbgrader.converters import GenerateFeedback
+
+    config = course.config(source, student)
+    config.ClearHiddenTests.enforce_metadata = False
+    config.HTMLExporter.sanitize_html = True
+    feedback = GenerateFeedback(coursedir=course.open(source, student), config=config)
+    feedback.log = _logger(io.StringIO())
+    feedback.exporter_class = HTMLExporter
+    feedback.preprocessors = _steps("ClearHiddenTests", "GetGrades") + feedback.preprocessors[1:]
+    feedback.force = True
+    with quiet():
+        feedback.start()
+
+
+def _write_grades(source: Source, course: Course, reports: list[Report]) -> None:
+    """Add the reports to ``grades/<set>.csv``; a student graded before gets a new row."""
+    path = course.root / "grades" / f"{source.name}.csv"
+    columns = ["student", "score", "total", *source.points, "note"]
+    rows: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {row["student"]: {k: row.get(k, "") for k in columns} for row in csv.DictReader(file)}
+    for report in reports:
+        rows[report.student] = {
+            "student": report.student,
+            "score": report.score,
+            "total": report.total,
+            **report.points,
+            "note": report.note,
+        }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows[student] for student in sorted(rows))

@@ -1,0 +1,36 @@
+"""Which device a command runs on, and with how many threads."""
+
+import os
+
+import torch
+
+from mathcore.settings import settings
+
+
+def choose_device(asked: str | None, scale: str = "cpu") -> torch.device:
+    """Return the device called ``asked`` and make it that of ``settings``; by default CUDA for the full size, and what ``settings`` says else.
+
+    Raises:
+        ValueError: no such device, or none of that kind on this machine; the message says what to do.
+    """
+    if asked is not None:
+        try:
+            settings.device = asked
+        except ValueError as error:
+            raise ValueError(str(error).replace("settings.device", "--device")) from None
+    elif scale == "gpu" and settings.device.type == "cpu":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "--size gpu wants a GPU and torch sees none on this machine: use --size cpu, or --device cpu to run the full size here all the same"
+            )
+        settings.device = "cuda"
+    return settings.device
+
+
+def spare_threads(scale: str, device: torch.device) -> None:
+    """Use one thread for the small size on the CPU, unless ``OMP_NUM_THREADS`` is set: its networks are too small to share.
+
+    Two threads that wait for each other on a busy machine were several times slower than one.
+    """
+    if scale == "cpu" and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)

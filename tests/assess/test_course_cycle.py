@@ -1,0 +1,358 @@
+"""A whole course in a temporary folder: release, submissions good and bad, grading, feedback. Graded once; the tests read what came out."""
+
+import copy
+import csv
+import json
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mathcore.assess import collecting, confine, grading, handout, release, source, variants
+from mathcore.assess.sandbox import Limits
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFINED = bool(confine.landlock_version())
+LIMITS = Limits(cell_seconds=4, test_seconds=12, memory=3 << 30)
+POINTS = {"q1": 10, "q2": 15, "q3": 15, "q4": 15, "q5": 10, "q6": 15, "q7": 10, "q8": 10}
+
+# What plausible and wicked students write: (question, what is replaced in the solution, by what, what the message must say)
+MISTAKES = {
+    "sign": ("q1", "(sigma_t / alpha_t - sigma_s / alpha_s)", "(sigma_s / alpha_s - sigma_t / alpha_t)", "wrong sign in one of its terms"),
+    "variance": (
+        "q2",
+        "* sp.sqrt(sigma_s**2 - (alpha_s / alpha_t) ** 2 * sigma_t**2)",
+        "* (sigma_s**2 - (alpha_s / alpha_t) ** 2 * sigma_t**2)",
+        "the standard deviation",
+    ),
+    "index": ("q4", "for j, own in enumerate(past):", "for j, own in enumerate(past[1:] + past[:1]):", "off by"),
+    "loop": ("q6", "old = None", "while True:\n        pass", "never ends"),
+    "memory": (
+        "q7",
+        "sizes, errors = [160, 320, 640], []",
+        "sizes, errors, hoard = [160, 320, 640], [], []\n    while True:\n        hoard.append(bytearray(1 << 30))",
+        "MemoryError",
+    ),
+    "square": (
+        "q1",
+        "return alpha_t * clean + sigma_t * (x_s - alpha_s * clean) / sigma_s",
+        "return alpha_t * clean**2 + sigma_t * (x_s - alpha_s * clean) / sigma_s",
+        "goes nowhere",
+    ),
+    "hard-coded": (
+        "q5",
+        "return 1 - sp.exp(-h), h - 1 + sp.exp(-h), h**2 / 2 - h + 1 - sp.exp(-h)",
+        "return 1 - sp.exp(-1), sp.exp(-1), sp.Rational(1, 2) - sp.exp(-1)",
+        "does not contain h",
+    ),
+    "hidden tests": ("q4", "import numpy as np", "import numpy as np\n    steal()", "Permission denied" if CONFINED else "steal"),
+    "exit": ("q6", "old = None", "import sys\n    sys.exit(0)", "SystemExit"),
+    "hard exit": ("q7", "sizes, errors = [160, 320, 640], []", "import os\n    os._exit(0)", "ended itself"),
+    "number": ("q3", "return x\n", "return torch.full_like(x, 0.123)\n", "constant 0.7"),
+    "forged": ("q8", "return math.sqrt(low * high)", "return Always()", "should be numbers"),
+    "patched": ("q6", "old = None", "patch()\n    return x", "which is DDIM|and so exact"),
+    "string": (
+        "q5",
+        "return 1 - sp.exp(-h), h - 1 + sp.exp(-h), h**2 / 2 - h + 1 - sp.exp(-h)",
+        'return "1 - exp(-h)", "h", "__import__(\'os\').system(\'true\')"',
+        "should be a sympy expression",
+    ),
+}
+STUDENTS = {
+    "good": [],
+    "wrong-1": ["sign", "variance", "index", "loop", "memory"],
+    "wrong-2": ["square", "hidden tests", "hard-coded", "exit", "hard exit"],
+    "wrong-3": ["number", "string", "patched", "forged"],
+}
+STEAL = f"""def steal():
+    import os
+    for path in ({str(ROOT / "notebooks" / "problem_sets" / "ps09-solvers" / "ps09-solvers.ipynb")!r}, "COURSE/instructor/gradebook.db", f"/proc/{{os.getppid()}}/mem"):
+        open(path, "rb").read(1)"""
+PATCH = """class Always(float):
+    __eq__ = __le__ = __ge__ = lambda self, other: True
+    __hash__ = float.__hash__
+
+def patch():
+    import builtins, sys, mathcore.assess.checks as c
+    for name in ("close", "order", "symbolic", "between", "equal"):
+        setattr(c, name, lambda *a, **k: None)
+    torch.Tensor.__eq__ = torch.Tensor.__le__ = lambda a, b: True
+    builtins.abs = lambda x: 0.0
+    for frame in sys._current_frames().values():
+        while frame:
+            for key in list(frame.f_locals):
+                if "points" in key or "score" in key:
+                    frame.f_globals[key] = 1e6
+            frame = frame.f_back"""
+
+
+def solved(problem, names, released, course):
+    """The released notebook with the source's solutions, some of them spoiled."""
+    notebook, by_id = copy.deepcopy(released), {c.id: c for c in problem.notebook.cells}
+    for cell in notebook.cells:
+        if source.role(cell) == "answer":
+            cell.source = by_id[cell.id].source
+            for name in names:
+                question, old, new, _ = MISTAKES[name]
+                if cell.id == f"{question}-answer":
+                    assert old in cell.source, name
+                    cell.source = cell.source.replace(old, new)
+    notebook.cells.insert(1, nbformat.v4.new_code_cell("import torch\n" + STEAL.replace("COURSE", str(course.root)) + "\n\n" + PATCH))
+    return notebook
+
+
+def vandalised(problem, released, course):
+    """Solutions, but the tests of questions 1 and 2 edited, that of 3 deleted, points and flags changed; in between, cells that end the process."""
+    notebook = solved(problem, ["square"], released, course)
+    cells = {c.id: c for c in notebook.cells}
+    cells["q1-test"].source = "pass"
+    cells["q1-test"].metadata.nbgrader.points = 1000
+    cells["q2-test"].metadata.nbgrader.grade = False
+    cells["q2-answer"].metadata.nbgrader.grade = True
+    cells["q2-answer"].metadata.nbgrader.points = 500
+    cells["imports"].source += "\nchecks.close = checks.symbolic = lambda *a, **k: None"
+    cells["variant"].source = "WEIGHT, LEFT, RIGHT, STD_LEFT, STD_RIGHT, BETA_MAX, MEAN = 0.5, -1.0, 1.0, 0.3, 0.3, 20.0, 0.7"
+    notebook.cells.remove(cells["q3-test"])
+    notebook.cells.append(copy.deepcopy(cells["q4-test"]))
+    end = next(k for k, c in enumerate(notebook.cells) if c.id == "q2-answer")
+    own = [
+        "while True: pass",
+        "import os; os._exit(0)",
+        "hoard = []\nwhile True: hoard.append(bytearray(1 << 30))",
+        "raise KeyboardInterrupt",
+        "def broken(:",
+    ]
+    notebook.cells[end:end] = [nbformat.v4.new_code_cell(text) for text in own]
+    notebook.cells.insert(end, nbformat.v4.new_markdown_cell("<script>alert(1)</script>"))
+    return notebook
+
+
+@pytest.fixture(scope="session")
+def graded(tmp_path_factory):
+    """The course after grading: ``(problem, course, {student: report})``."""
+    problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
+    course = release.Course(tmp_path_factory.mktemp("course"))
+    students = [*STUDENTS, "untouched", "vandal", "broken", "empty"]
+    release.release(problem, course, {student: {"first_name": student.title()} for student in students})
+    for student in students:
+        folder = course.root / "submitted" / student / "ps09"
+        folder.mkdir(parents=True)
+        path = folder / f"{problem.stem}.ipynb"
+        mine = nbformat.read(course.root / "release" / student / "ps09" / path.name, as_version=4)
+        if student in STUDENTS:
+            nbformat.write(solved(problem, STUDENTS[student], mine, course), path)
+        elif student == "vandal":
+            path.write_text(json.dumps(vandalised(problem, mine, course)))
+        elif student == "untouched":
+            nbformat.write(mine, path)
+        elif student == "broken":
+            path.write_text('{"cells": [')
+    reports = grading.grade(problem, course, limits=LIMITS, confined=CONFINED)
+    return problem, course, {report.student: report for report in reports}
+
+
+def lost(report):
+    return {name.removesuffix("-test") for name, got in report.points.items() if got == 0}
+
+
+def test_the_solutions_score_everything(graded):
+    report = graded[2]["good"]
+    assert report.errors == {}
+    assert report.points == {f"{q}-test": p for q, p in POINTS.items()}
+    assert (report.score, report.total, report.note) == (100, 100, "")
+
+
+def test_an_untouched_release_scores_nothing_and_says_what_is_missing(graded):
+    report = graded[2]["untouched"]
+    assert report.score == 0
+    assert len(report.errors) == len(POINTS)
+    assert all(error.startswith("NotImplementedError: Write your answer here") for error in report.errors.values())
+
+
+@pytest.mark.parametrize("student", ["wrong-1", "wrong-2", "wrong-3"])
+def test_wrong_answers_lose_exactly_their_points(graded, student):
+    import re
+
+    report = graded[2][student]
+    expected = {MISTAKES[name][0] for name in STUDENTS[student]}
+    assert lost(report) == expected, report.errors
+    assert report.score == 100 - sum(POINTS[q] for q in expected)
+    for name in STUDENTS[student]:
+        question, _, _, says = MISTAKES[name]
+        assert re.search(says, report.errors[f"{question}-test"]), (name, report.errors)
+
+
+def test_edited_tests_points_and_cells_change_nothing(graded):
+    report = graded[2]["vandal"]
+    assert lost(report) == {"q1"}, report.errors
+    assert report.score == 90
+
+
+def test_what_is_no_notebook_gets_nothing_and_a_reason(graded):
+    assert (graded[2]["broken"].score, graded[2]["empty"].score) == (0, 0)
+    assert "not a notebook" in graded[2]["broken"].note
+    assert "there is no notebook" in graded[2]["empty"].note
+
+
+def test_grades_are_written_and_graded_again_they_stay(graded):
+    problem, course, reports = graded
+    with (course.root / "grades" / "ps09.csv").open(newline="") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    assert {student: float(row["score"]) for student, row in rows.items()} == {s: r.score for s, r in reports.items()}
+    again = grading.grade(problem, course, ["untouched"], limits=LIMITS, confined=CONFINED)
+    assert [(r.student, r.score) for r in again] == [("untouched", 0.0)]
+    with (course.root / "grades" / "ps09.csv").open(newline="") as file:
+        assert {row["student"]: row for row in csv.DictReader(file)}.keys() == rows.keys()
+
+
+def secrets_of(problem):
+    """Lines that only solutions and hidden tests have."""
+    given = {line.strip() for cell in release.student_version(problem).cells for line in cell.source.splitlines()}
+    own = {line.strip() for cell in problem.notebook.cells for line in cell.source.splitlines()}
+    lines = {line for line in own - given if len(line) > 24 and "#:" not in line}
+    assert len(lines) > 60
+    return lines
+
+
+def hidden_of(problem):
+    """Lines that only hidden tests have."""
+    solutions = {line.strip() for cell in problem.notebook.cells if source.role(cell) == "answer" for line in cell.source.splitlines()}
+    return secrets_of(problem) - solutions
+
+
+def leaked(text, lines):
+    """Which lines stand in a text, be it plain, JSON or HTML, with tags or without."""
+    import html
+    import re
+
+    plain = html.unescape(re.sub(r"<[^>]*>", "", text)).replace("\\n", "\n").replace('\\"', '"')
+    squeezed = {line.strip() for line in plain.splitlines()}
+    return sorted(line for line in lines if line in squeezed or line in plain)
+
+
+def test_no_solution_and_no_hidden_test_is_released(graded):
+    problem, course, _ = graded
+    released = list((course.root / "release").rglob("*.*"))
+    assert len(released) == 9
+    for path in released:
+        assert leaked(path.read_text(encoding="utf-8"), secrets_of(problem)) == [], path
+        assert "#: uniform" not in path.read_text(encoding="utf-8")
+        assert course.key.hex() not in path.read_text(encoding="utf-8")
+    assert leaked(handout.page(problem), secrets_of(problem)) == []
+
+
+def test_no_solution_and_no_hidden_test_is_under_the_built_book():
+    built = [ROOT / "_build" / "html", ROOT / "book" / "generated"]
+    problems = [source.load(path) for path in source.find_sets(ROOT / "notebooks" / "problem_sets").values()]
+    lines = set().union(*map(secrets_of, problems))
+    pages = [
+        p
+        for folder in built
+        for p in folder.rglob("*")
+        if p.suffix in (".html", ".ipynb", ".md", ".txt", ".js") and "ps0" in p.name + p.parent.name
+    ]
+    for path in pages:
+        assert leaked(path.read_text(encoding="utf-8", errors="ignore"), lines) == [], path
+    for folder in built:
+        for path in folder.rglob("*.ipynb"):
+            assert "BEGIN HIDDEN TESTS" not in path.read_text(encoding="utf-8", errors="ignore"), path
+
+
+def test_everybody_gets_their_own_numbers_and_the_key_gives_them_again(graded):
+    problem, course, _ = graded
+    cells = {}
+    for student in ("good", "wrong-1"):
+        notebook = nbformat.read(course.root / "release" / student / "ps09" / f"{problem.stem}.ipynb", as_version=4)
+        cells[student] = next(c.source for c in notebook.cells if source.role(c) == "variant")
+        assert f"WEIGHT = {release.numbers(problem, course.key, student)['WEIGHT']}" in cells[student]
+    assert cells["good"] != cells["wrong-1"]
+
+
+def test_feedback_shows_points_and_messages_but_no_hidden_test(graded):
+    problem, course, reports = graded
+    for student in (*STUDENTS, "untouched", "vandal"):
+        page = (course.root / "feedback" / student / "ps09" / f"{problem.stem}.html").read_text(encoding="utf-8")
+        assert f"{reports[student].score:g} / 100" in page.replace(".0", ""), student
+        assert leaked(page, hidden_of(problem)) == [], student
+        assert "<script>alert(1)" not in page
+    page = (course.root / "feedback" / "wrong-1" / "ps09" / f"{problem.stem}.html").read_text(encoding="utf-8")
+    assert "wrong sign in one of its terms" in page
+    assert "is there a loop that never ends?" in page
+
+
+def test_the_archive_holds_what_grading_elsewhere_needs(graded):
+    problem, course, _ = graded
+    with zipfile.ZipFile(course.instructor / f"{problem.stem}.zip") as archive:
+        names = archive.namelist()
+        assert {
+            "instructor/key",
+            "instructor/gradebook.db",
+            f"instructor/source/ps09/{problem.stem}.ipynb",
+            "instructor/ps09-students.json",
+        } <= set(names)
+
+
+def test_a_course_that_was_not_released_or_not_handed_in(tmp_path):
+    problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
+    with pytest.raises(ValueError, match="was not released"):
+        grading.grade(problem, release.Course(tmp_path))
+    release.release(problem, release.Course(tmp_path))
+    with pytest.raises(ValueError, match="no submission"):
+        grading.grade(problem, release.Course(tmp_path))
+
+
+def test_downloads_find_their_owners(tmp_path):
+    problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
+    course, inbox = release.Course(tmp_path / "course"), tmp_path / "inbox"
+    for name in ("Smith_ann_4711_ps09-solvers.ipynb", "bob/ps09-solvers.ipynb", "anna.ipynb", "stranger/x.ipynb", "eve_late.ipynb"):
+        (inbox / name).parent.mkdir(parents=True, exist_ok=True)
+        (inbox / name).write_text(name)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in inbox.rglob("*.ipynb"):
+            archive.write(path, path.relative_to(inbox))
+    for place in (inbox, tmp_path / "all.zip"):
+        result = collecting.collect(place, problem, course, ["ann", "anna", "bob", "eve", "zoe"])
+        assert (result.taken, result.missing, result.unmatched) == (["ann", "anna", "bob", "eve"], ["zoe"], ["stranger/x.ipynb"])
+    assert (course.root / "submitted" / "ann" / "ps09" / "ps09-solvers.ipynb").read_text().startswith("Smith_ann")
+    with pytest.raises(ValueError, match="no folder or zip"):
+        collecting.collect(tmp_path / "none", problem, course, ["ann"])
+
+
+def test_a_source_that_breaks_the_rules_is_refused(tmp_path):
+    good = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09").notebook
+    path = tmp_path / "ps01-x.ipynb"
+
+    def broken(change):
+        notebook = copy.deepcopy(good)
+        change({c.id: c for c in notebook.cells}, notebook)
+        path.write_text(json.dumps(notebook))
+        with pytest.raises(ValueError) as caught:
+            source.load(path)
+        return str(caught.value)
+
+    def strip(marker, cell):
+        def change(cells, _):
+            cells[cell].source = "\n".join(line for line in cells[cell].source.splitlines() if marker not in line)
+
+        return change
+
+    assert "must hold ### BEGIN HIDDEN TESTS" in broken(strip("BEGIN HIDDEN", "q1-test"))
+    assert "must hold ### END SOLUTION" in broken(strip("END SOLUTION", "q1-answer"))
+    assert "used twice" in broken(lambda cells, nb: cells["q1-test"].metadata.nbgrader.update(grade_id="q2-test"))
+    assert "no nbgrader id" in broken(lambda cells, nb: nb.cells.append(nbformat.v4.new_code_cell("1")))
+    assert "points above 0" in broken(lambda cells, nb: cells["q1-test"].metadata.nbgrader.update(points=0))
+    assert "not plain Python" in broken(lambda cells, nb: cells["imports"].update(source="%matplotlib inline"))
+    assert "without a line NAME" in broken(lambda cells, nb: cells["variant"].update(source="X = 1"))
+    assert "has outputs" in broken(lambda cells, nb: cells["imports"].outputs.append(nbformat.v4.new_output("stream", text="x")))
+    with pytest.raises(ValueError, match="did you mean 'ps09'"):
+        source.get_set(ROOT / "notebooks" / "problem_sets", "ps9")
+
+
+def test_the_pages_and_numbers_are_the_same_every_time(tmp_path):
+    problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
+    first = [path.read_bytes() for path in handout.write(problem, tmp_path)]
+    assert [path.read_bytes() for path in handout.write(problem, tmp_path)] == first
+    assert variants.draw("A = 1  #: integers(1, 6)", bytes(32), "ann", "ps09") == variants.draw(
+        "A = 1  #: integers(1, 6)", bytes(32), "ann", "ps09"
+    )

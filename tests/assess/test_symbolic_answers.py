@@ -1,0 +1,125 @@
+"""Equivalent forms pass, plausible mistakes are named, nothing hangs. The expressions are DDIM's step and a few elementary ones, so the verdicts are known."""
+
+import time
+
+import pytest
+import sympy as sp
+
+from mathcore.assess import symbolic, tree
+
+x, e = sp.symbols("x e", real=True)
+a_s, s_s, a_t, s_t = sp.symbols("alpha_s sigma_s alpha_t sigma_t", positive=True)
+t, h = sp.symbols("t h", positive=True)
+STEP = a_t / a_s * x + (s_t - a_t * s_s / a_s) * e
+alpha, sigma = sp.Function("alpha"), sp.Function("sigma")
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [
+        (a_t * (x / a_s - (s_s / a_s - s_t / a_t) * e), STEP),
+        (sp.sqrt(t**2), t),  # needs the assumption t > 0
+        (sp.Symbol("t") ** 2, t**2),  # a symbol of the same name without assumptions
+        (sp.cosh(h) - sp.sinh(h), sp.exp(-h)),
+        (sp.Integral(sp.exp(-t * h), (t, 0, 1)), (1 - sp.exp(-h)) / h),
+        ((sigma(t) / alpha(t)).diff(t), sigma(t).diff(t) / alpha(t) - sigma(t) * alpha(t).diff(t) / alpha(t) ** 2),
+        ((x, [t, 1]), (x, (t, sp.Integer(1)))),
+        (sp.Matrix([[x, 0], [0, t * t / t]]), sp.Matrix([[x, 0], [0, t]])),
+        (0.5, sp.Rational(1, 2)),
+        (sp.log(a_t / s_t), sp.log(a_t) - sp.log(s_t)),
+        (sp.Piecewise((t, t > 0), (0, True)), t),
+    ],
+)
+def test_an_equivalent_form_is_accepted(got, expected):
+    assert symbolic.compare(got, expected) == symbolic.Comparison(True, "equal", "")
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "kind", "says"),
+    [
+        (-STEP, STEP, "sign", "wrong sign"),
+        (2 * STEP, STEP, "factor", "2 times"),
+        (STEP / sp.sqrt(2 * sp.pi), STEP, "factor", "constant factor"),
+        (1 / STEP, STEP, "reciprocal", "reciprocal"),
+        (t**4, t**2, "square", "square of"),
+        (t, t**2, "square root", "square root"),
+        (STEP * a_s, STEP, "power", "power of alpha_s"),
+        (a_t / a_s * x - (s_t - a_t * s_s / a_s) * e, STEP, "sign of a term", "one of its terms"),
+        (a_t / a_s * x + s_t * e, STEP, "term", "lacks one"),
+        (x + s_t * e, STEP, "missing symbol", "alpha_s, alpha_t, sigma_s"),
+        (h - 1 + sp.exp(-h) + 3, h - 1 + sp.exp(-h), "constant", "constant 3"),
+        (h + sp.exp(-h), h - 1 + sp.exp(-h), "term", "lacks one"),
+        (STEP + sp.Symbol("q"), STEP, "extra symbol", "contains q"),
+        (STEP.xreplace({a_s: a_t, a_t: a_s, s_s: s_t, s_t: s_s}), STEP, "swapped", "indices s and t exchanged"),
+        (x - t, t - x, "sign", "wrong sign"),
+        (sp.exp(h**2), sp.sin(h), "value", "another number"),
+        ((x, -t), (x, t), "sign", "part 2"),
+        ((x, t, t), (x, t), "shape", "2 expressions"),
+        (sp.Matrix([[x]]), sp.Matrix([[x, x]]), "shape", "shape"),
+        (sp.Matrix([[x, t]]), sp.Matrix([[x, -t]]), "sign", r"entry \(0, 1\)"),
+        (None, STEP, "type", "return missing"),
+        ("x", STEP, "type", "without quotes"),
+        (sp.Eq(x, t), STEP, "type", "should be an expression"),
+        (True, STEP, "type", "type bool"),
+        (sp.nan, STEP, "undefined", "no finite value"),
+    ],
+)
+def test_a_mistake_is_named(got, expected, kind, says):
+    import re
+
+    result = symbolic.compare(got, expected)
+    assert (result.equal, result.kind) == (False, kind), result
+    assert re.search(says, result.message), result.message
+
+
+def test_a_small_difference_is_seen_and_a_large_expression_is_not_one():
+    assert not symbolic.compare(STEP + e * sp.Rational(1, 10**9), STEP).equal
+    assert symbolic.compare(sp.expand((x + t + h) ** 12), (x + t + h) ** 12).equal
+
+
+def test_special_cases_and_ranges():
+    assert symbolic.compare(STEP, x, subs={a_t: a_s, s_t: s_s}).equal
+    assert symbolic.compare(STEP, x, subs={"alpha_t": a_s, "sigma_t": s_s}).equal
+    root = sp.sqrt(s_t**2 - h**2)  # real only for h < sigma_t
+    assert symbolic.compare(root, sp.sqrt((s_t - h) * (s_t + h)), where={"h": (0.1, 0.3), "sigma_t": (0.5, 1.0)}).equal
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        sp.Pow(9, sp.Pow(9, sp.Pow(9, 9, evaluate=False), evaluate=False), evaluate=False),
+        sp.Pow(sp.Add(*sp.symbols("z:40"), evaluate=False), 60, evaluate=False),
+    ],
+)
+def test_an_explosive_answer_costs_no_more_than_its_time(bomb):
+    symbolic.compare(x, x)  # the process is up
+    start = time.monotonic()
+    result = symbolic.compare(bomb, STEP, seconds=2)
+    assert not result.equal
+    assert result.kind in ("time", "memory", "undefined", "extra symbol"), result
+    assert time.monotonic() - start < 20
+    assert symbolic.compare(x, x).equal  # and the next question is answered
+
+
+def test_only_mathematics_crosses_the_border():
+    for expression in (STEP, sp.Matrix([[x, t]]), alpha(t).diff(t), sp.Float("0.1", 30), sp.Rational(-3, 7), sp.pi * sp.I):
+        assert tree.decode(tree.encode(expression)) == expression
+    for forged in (
+        ["__import__", "os"],
+        ["Lambda", ["Symbol", "x", {}]],
+        ["Symbol", "x", {"__class__": True, "0": True}],
+        [],
+        "x",
+        ["Rational", "1" * 9999, "1"],
+    ):
+        with pytest.raises(tree.Untranslatable):
+            tree.decode(forged)
+    with pytest.raises(tree.Untranslatable, match="Lambda"):
+        tree.encode(sp.Lambda(x, 2 * x))
+
+
+def test_bad_input_of_the_author(user_errors):
+    with pytest.raises(ValueError, match="seconds"):
+        symbolic.compare(x, x, seconds=0)
+    with pytest.raises(ValueError, match="expected must be a sympy expression, got str"):
+        symbolic.compare(x, "x")

@@ -1,0 +1,216 @@
+"""Train, resume, sample, evaluate: a few steps each, and what lies in the folder afterwards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mathcore.training import load_checkpoint
+
+TINY = ("--set", "train.steps=4", "--set", "train.batch_size=8", "--set", "train.warmup=0")
+
+
+def ok(result):
+    assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
+    return result
+
+
+def weights(folder):
+    return load_checkpoint(Path(folder) / "model.safetensors")[0]
+
+
+def test_train_leaves_a_whole_folder(mathcore, build):
+    result = ok(mathcore("train", "ddpm-digits", *TINY, "--set", "sampler_steps=5"))
+    folder = build / "experiments" / "ddpm-digits-cpu"
+    for file in ("model.safetensors", "checkpoint.safetensors", "run.json", "loss.png", "samples/step-000004.png"):
+        assert (folder / file).stat().st_size > 0, file
+    assert "loss " in result.stdout
+    assert "4 steps of 8 on digits8, cpu" in result.stdout
+    assert "mathcore sample" in result.stdout
+    record = json.loads((folder / "run.json").read_text())
+    assert record["info"]["experiment"] == "ddpm-digits"
+    assert record["info"]["config"]["train.steps"] == 4
+    assert record["sessions"][0]["outcome"] == "finished"
+    assert {"python", "torch"} <= record["sessions"][0]["versions"].keys()
+
+
+def test_a_second_run_does_not_overwrite_the_first(mathcore, build):
+    ok(mathcore("train", "score-ring", *TINY))
+    again = mathcore("train", "score-ring", *TINY)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    assert "--out" in again.stderr
+    ok(mathcore("train", "score-ring", *TINY, "--out", build / "another"))
+
+
+def test_resume_continues_with_the_configuration_of_the_run(mathcore, tmp_path):
+    """Four steps at a constant rate and four more equal eight at once; the second command repeats nothing but the new number."""
+    keys = ("--set", "train.batch_size=8", "--set", "train.decay=constant", "--set", "network.hidden=16")
+    ok(mathcore("train", "score-ring", *keys, "--set", "train.steps=8", "--out", tmp_path / "whole"))
+    ok(mathcore("train", "score-ring", *keys, "--set", "train.steps=4", "--out", tmp_path / "parts"))
+    result = ok(mathcore("train", "score-ring", "--resume", "--set", "train.steps=8", "--out", tmp_path / "parts"))
+    assert "going on with score-ring" in result.stdout
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_resume_refuses_other_experiments_and_damaged_checkpoints(mathcore, tmp_path):
+    ok(mathcore("train", "score-ring", *TINY, "--out", tmp_path / "run"))
+    other = mathcore("train", "ddpm-ring", "--resume", "--out", tmp_path / "run")
+    assert other.exit_code == 2
+    assert "holds a run of score-ring, not of ddpm-ring" in other.stderr
+    state = tmp_path / "run" / "checkpoint.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    damaged = mathcore("train", "score-ring", "--resume", "--out", tmp_path / "run")
+    assert damaged.exit_code == 2
+    assert "truncated" in damaged.stderr
+
+
+def test_precision_and_device_reach_the_run(mathcore, tmp_path):
+    ok(mathcore("train", "flow-matching-digits", *TINY, "--precision", "bfloat16", "--device", "cpu", "--out", tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["bfloat16"] is True
+    assert all(v.dtype == torch.float32 for v in weights(tmp_path / "run").values())
+
+
+def test_nan_is_told_in_one_line_with_code_1(mathcore, tmp_path):
+    result = mathcore(
+        "train",
+        "score-ring",
+        *TINY,
+        "--set",
+        "train.lr=1e30",
+        "--set",
+        "train.grad_clip=none",
+        "--set",
+        "train.steps=60",
+        "--out",
+        tmp_path / "run",
+    )
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "at step" in result.stderr
+
+
+def test_sample_writes_picture_and_tensor(mathcore, build, tmp_path):
+    ok(mathcore("train", "ddpm-digits", *TINY, "--set", "sampler_steps=3"))
+    result = ok(mathcore("sample", "ddpm-digits", "-n", "6", "--sampler", "ddim", "--steps", "4", "--seed", "3"))
+    folder = build / "experiments" / "ddpm-digits-cpu"
+    tensors, about = load_checkpoint(folder / "samples" / "ddim-4-seed3.safetensors")
+    assert tensors["samples"].shape == (6, 1, 8, 8)
+    assert about["sampler"] == "ddim"
+    assert about["seed"] == 3
+    with Image.open(folder / "samples" / "ddim-4-seed3.png") as picture:
+        assert picture.size[0] > 8
+    assert "6 samples of ddpm-digits" in result.stdout
+    for place in (folder, folder / "checkpoint.safetensors", "ddpm-digits-cpu"):  # the averaged weights of either file are the same
+        ok(mathcore("sample", place, "-n", "6", "--sampler", "ddim", "--steps", "4", "--seed", "3", "--out", tmp_path / "again.png"))
+        assert torch.equal(load_checkpoint(tmp_path / "again.safetensors")[0]["samples"], tensors["samples"])
+
+
+def test_sample_refuses(mathcore, build, tmp_path):
+    ok(mathcore("train", "score-ring", *TINY))
+    for words, part in (
+        (("--sampler", "dpm_solver"), "'dpm_solver_pp'"),
+        (("--out", tmp_path / "x.jpg"), ".png"),
+        (("--guidance", "2"), "labels"),
+        (("--device", "cuda:9"), "--device"),
+    ):
+        result = mathcore("sample", "score-ring", *words)
+        assert result.exit_code == 2
+        assert part in result.stderr
+    folder = build / "experiments" / "score-ring-cpu"
+    foreign = mathcore("sample", folder / "loss.png")
+    assert foreign.exit_code == 2
+    assert "not a safetensors file" in foreign.stderr
+    ok(mathcore("sample", folder))
+    made = folder / "samples" / "dpm_solver_pp-20-seed0.safetensors"
+    (folder / "made.safetensors").write_bytes(made.read_bytes())
+    samples = mathcore("sample", folder / "made.safetensors")
+    assert samples.exit_code == 2
+    assert "holds no weights but samples" in samples.stderr
+    record = json.loads((folder / "run.json").read_text())
+    record["info"]["config"]["network.hidden"] = 32
+    (folder / "run.json").write_text(json.dumps(record))
+    result = mathcore("sample", folder)
+    assert result.exit_code == 2
+    assert "does not hold the weights" in result.stderr
+
+
+def test_guidance_changes_samples_of_a_conditional_model(mathcore, tmp_path):
+    ok(mathcore("train", "conditional-moons", *TINY, "--out", tmp_path / "run"))
+    drawn = []
+    for weight in ("0", "4"):
+        ok(mathcore("sample", tmp_path / "run", "-n", "4", "--guidance", weight, "--out", tmp_path / f"{weight}.png"))
+        drawn.append(load_checkpoint(tmp_path / f"{weight}.safetensors")[0]["samples"])
+    assert not torch.equal(*drawn)
+
+
+def test_reflow_learns_from_its_teacher(mathcore, build):
+    ok(mathcore("train", "flow-matching-digits", *TINY, "--set", "sampler_steps=1"))
+    ok(
+        mathcore(
+            "train", "reflow-digits", *TINY, "--set", "objective.pairs=16", "--set", "objective.pair_steps=1", "--set", "sampler_steps=1"
+        )
+    )
+    ok(mathcore("train", "score-ring", *TINY))
+    wrong = mathcore("train", "reflow-digits", "--out", build / "other", "--set", "objective.teacher=score-ring")
+    assert wrong.exit_code == 2
+    assert "flow matching" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["score-ring", "score-sde-digits", "vae-ring"])
+def test_evaluate_prints_floor_and_sample_size(mathcore, tmp_path, name):
+    ok(mathcore("train", name, *TINY, "--set", "sampler_steps=2", "--out", tmp_path / "run"))
+    result = ok(mathcore("evaluate", tmp_path / "run", "-n", "32", "--steps", "3"))
+    assert "floor" in result.stdout
+    record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    names = {e["name"] for e in record["estimates"]}
+    assert "energy distance" in names
+    assert any("likelihood" in n or "bits" in n for n in names)
+    for e in record["estimates"]:
+        assert e["n"] > 0
+        assert isinstance(e["value"], float | int)
+
+
+def _command(*words, build, **extra):
+    environment = {**os.environ, "MATHCORE_BUILD": str(build), "OMP_NUM_THREADS": "1", "CI": "true"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mathcore.cli", *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **extra
+    )
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    """A real process, a real signal; the resumed run ends with the weights of one that nobody stopped."""
+    keys = ("--set", "train.steps=150", "--set", "train.batch_size=8", "--set", "network.hidden=16")
+    out = tmp_path / "run"
+    run = _command("train", "score-ring", *keys, "--set", "train.lr=1e-3", "--out", str(out), "--checkpoint-every", "5", build=tmp_path)
+    until = time.monotonic() + 120
+    while not (out / "checkpoint.safetensors").exists() and run.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=120)
+    if run.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert run.returncode == 130, told
+    assert f"mathcore train score-ring --out {out} --resume" in told
+    assert "Traceback" not in told
+    for name, words in (("run", ("--resume",)), ("whole", (*keys, "--set", "train.lr=1e-3"))):
+        again = _command("train", "score-ring", *words, "--out", str(tmp_path / name), build=tmp_path)
+        assert again.wait(timeout=120) == 0, again.communicate()
+        again.communicate()
+    resumed, whole = weights(out), weights(tmp_path / "whole")
+    assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+def test_help_does_not_import_torch(tmp_path):
+    code = "import sys; sys.argv = ['mathcore', '--help']\ntry:\n    from mathcore.cli import app; app()\nexcept SystemExit as e:\n    assert not e.code\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,80 @@
+"""The full size as far as it goes without a GPU: its data from parquet files written here, every loss on a narrow network.
+
+Compilation is switched off here: it takes minutes on a processor and is tested, for the loop, in tests/training/test_engine.py.
+"""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from mathcore.experiments.registry import EXPERIMENTS
+from mathcore.image_data import IMAGE_SETS
+
+NARROW = {
+    "train.steps": "2",
+    "train.batch_size": "4",
+    "train.warmup": "0",
+    "train.compile": "false",
+    "sampler_steps": "2",
+    "network.width": "8",
+    "network.d_embed": "8",
+    "network.hidden": "8",
+    "objective.levels": "25",
+    "objective.ode_steps": "2",
+}
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Forty random pictures of each set, ten of them held out, in the files that the Hub has."""
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as Picture
+
+    monkeypatch.setenv("MATHCORE_DATA", str(tmp_path / "data"))
+    for name, info in IMAGE_SETS.items():
+        c, h, w = info.shape
+        column = "img" if name == "cifar10" else "image"
+        pixels = torch.randint(256, (40, h, w, c), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        kinds = Features({column: Picture(), "label": ClassLabel(names=list(info.classes))})
+        for split, rows in (("train", range(30)), ("test", range(30, 40))):
+            place = tmp_path / "data" / name / f"{split}-00000-of-00001.parquet"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            content = {column: [_png(pixels[i]) for i in rows], "label": [i % 10 for i in rows]}
+            Dataset.from_dict(content, features=kinds).to_parquet(place)
+
+
+def _png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy().squeeze()).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def _narrowed(name):
+    from mathcore.experiments.configs import keys_of
+
+    known = keys_of(EXPERIMENTS[name].gpu)
+    return [word for key, value in NARROW.items() if key in known for word in ("--set", f"{key}={value}")]
+
+
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n != "reflow-digits"])
+def test_full_size_trains_on_a_narrow_network(mathcore, data, tmp_path, name):
+    result = mathcore("train", name, "--size", "gpu", "--device", "cpu", "--out", tmp_path / "run", *_narrowed(name))
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert (tmp_path / "run" / "samples" / "step-000002.png").exists()
+
+
+def test_missing_data_are_told_in_one_line(mathcore, tmp_path, monkeypatch):
+    monkeypatch.setenv("MATHCORE_DATA", str(tmp_path / "nothing"))
+
+    def offline(*args, **keywords):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    for words in ((), ("--fetch",)):
+        result = mathcore("train", "edm-digits", "--size", "gpu", "--device", "cpu", "--out", tmp_path / "run", *words)
+        assert result.exit_code == 1
+        assert len(result.stderr.strip().splitlines()) == 1
+        assert "cifar10" in result.stderr
+        assert not (tmp_path / "run" / "run.json").exists()

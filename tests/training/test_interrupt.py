@@ -1,0 +1,70 @@
+"""Ctrl-C leaves a checkpoint of the step just taken; the resumed run ends in the bits of the uninterrupted one."""
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from mathcore.training import TrainConfig, fit, load_checkpoint
+from mathcore.training.interrupt import held_back
+
+CONFIG = TrainConfig(steps=12, batch_size=8, ema=0.9)
+
+
+def _net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(2, 2)
+
+
+def _loss(model, batch, generator):
+    return (model(batch) - torch.randn(batch.shape, generator=generator)).square().mean()
+
+
+def _data(n, generator):
+    return torch.randn(n, 2, generator=generator)
+
+
+def test_interrupted_run_resumes_to_the_same_bits(tmp_path):
+    whole = fit(_net(), _loss, _data, CONFIG, device="cpu")
+    path = tmp_path / "state.safetensors"
+
+    def press(progress):
+        if progress.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(_net(), _loss, _data, CONFIG, device="cpu", checkpoint=path, on_step=press)
+    assert load_checkpoint(path)[1]["step"] == 5
+    resumed = fit(_net(), _loss, _data, CONFIG, device="cpu", checkpoint=path, resume=True)
+    assert torch.equal(resumed.losses, whole.losses)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), whole.model.parameters()))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_second_press_interrupts_at_once():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), held_back(True) as pressed:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert pressed()
+        reached.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append(2)
+    assert reached == [1]
+
+
+def test_nothing_is_held_back_without_a_checkpoint_or_in_another_thread():
+    with pytest.raises(KeyboardInterrupt), held_back(False):
+        os.kill(os.getpid(), signal.SIGINT)
+    found = []
+
+    def elsewhere():
+        with held_back(True) as pressed:
+            found.append((pressed(), signal.getsignal(signal.SIGINT) is signal.default_int_handler))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert found == [(False, True)]
