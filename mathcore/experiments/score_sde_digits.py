@@ -57,9 +57,7 @@ class ScoreSDEDigits:
         return solver.run(self.network, start, **({"generator": generator} if solver.stochastic else {}))
 
 
-def dequantise(
-    images: Float[Tensor, "n *shape"], grey_step: float, generator: torch.Generator | None = None
-) -> Float[Tensor, "n *shape"]:
+def dequantise(images: Float[Tensor, "n *shape"], grey_step: float, generator: torch.Generator | None = None) -> Float[Tensor, "n *shape"]:
     """Add noise uniform on one grey step, centred, so that the images have a density; rounding to the grid undoes it.
 
     The average log-density of what comes out bounds the log-probability of the grey values from below, up to the volume of a bin (Theis et al. 2016).
