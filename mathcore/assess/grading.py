@@ -19,6 +19,7 @@ grading then refuses to start unless told ``confined=False``. Kernel bugs are ou
 """
 
 import ast
+import base64
 import builtins
 import contextlib
 import csv
@@ -116,7 +117,8 @@ def _unreadable(path: Path) -> str:
     if path.stat().st_size > LARGEST_SUBMISSION:
         return f"the notebook has {path.stat().st_size >> 20} MiB, more than {LARGEST_SUBMISSION >> 20}"
     try:
-        nbformat.validate(nbformat.read(path, as_version=4))
+        with quiet():
+            nbformat.validate(nbformat.read(path, as_version=4))
     except Exception as error:  # nbformat raises whatever JSON, jsonschema and itself raise
         return f"the file is not a notebook ({type(error).__name__})"
     return ""
@@ -206,10 +208,18 @@ def _outputs(result: dict) -> list[Any]:
 
     outputs = [new_output("stream", name="stdout", text=str(result["stdout"]))] if result["stdout"] else []
     outputs += [new_output("display_data", data={"text/plain": str(text)}) for text in result["texts"]]
-    outputs += [new_output("display_data", data={"image/png": str(picture)}) for picture in result["pictures"]]
+    outputs += [new_output("display_data", data={"image/png": picture}) for picture in map(_base64, result["pictures"]) if picture]
     if result["error"] is not None:
         outputs.append(_error_output(*map(str, result["error"])))
     return outputs
+
+
+def _base64(picture: Any) -> str:
+    """The picture, if it is nothing but a picture: it will stand inside a page."""
+    try:
+        return base64.b64encode(base64.b64decode(str(picture).replace("\n", ""), validate=True)).decode()
+    except ValueError:
+        return ""
 
 
 def _points(source: Source, course: Course, student: str) -> dict[str, float]:
@@ -228,11 +238,10 @@ def _feedback(source: Source, course: Course, student: str) -> None:
 
     config = course.config(source, student)
     config.ClearHiddenTests.enforce_metadata = False
-    config.HTMLExporter.sanitize_html = True
     feedback = GenerateFeedback(coursedir=course.open(source, student), config=config)
     feedback.log = _logger(io.StringIO())
     feedback.exporter_class = HTMLExporter
-    feedback.preprocessors = _steps("ClearHiddenTests", "GetGrades") + feedback.preprocessors[1:]
+    feedback.preprocessors = [*_steps("ClearHiddenTests", "GetGrades"), *feedback.preprocessors[1:]]
     feedback.force = True
     with quiet():
         feedback.start()
