@@ -11,11 +11,11 @@ library functions, by inspecting frames, or by returning objects with an ``__eq_
 cannot stop the grading of its other questions or of other students by a loop, by filling memory, by exiting or by printing without end; it starts no program
 and opens no TCP connection.
 
-What is not defended. An answer copied from a friend or written by a machine. Modules named as withheld cannot be imported, but whoever pastes their source has the
-answer. A submission sees the arguments of each call, hidden tests included, while it answers; it has no way to keep or send them that survives its process, but what it
-prints goes into its feedback: print statements can show the inputs (not the truth) of hidden tests only where a cell, not a call, prints them, so calls are silent. A
-process that starts many others slows the machine down until its time is up. Without Landlock (other systems, old kernels) none of the file protections hold:
-grading then refuses to start unless told ``confined=False``. Kernel bugs are outside.
+What is not defended. Work copied from a friend or written by a machine. Modules named as withheld cannot be imported or read, but whoever pastes their source has
+the answer. A submission sees the arguments of every call it answers, those of hidden tests included, and can bring them into its own feedback, by a later cell or in
+the message of an error; the truth is not among them. A process that starts many others slows the machine down until its time is up; they are killed with it as long as
+they stay in its process group. UDP. Without Landlock (other systems, old kernels, before 5.13; TCP from 6.7, signals to other processes from 6.12) the protection of files
+does not hold: grading refuses to start unless told ``confined=False``. Holes in the kernel, in Python and in its libraries are outside.
 """
 
 import ast
