@@ -11,14 +11,15 @@ library functions, by inspecting frames, or by returning objects with an ``__eq_
 cannot stop the grading of its other questions or of other students by a loop, by filling memory, by exiting or by printing without end; it starts no program
 and opens no TCP connection.
 
-What is not defended. An answer copied from a friend or written by a machine. Modules named as withheld cannot be imported, but whoever pastes their source has the
-answer. A submission sees the arguments of each call, hidden tests included, while it answers; it has no way to keep or send them that survives its process, but what it
-prints goes into its feedback: print statements can show the inputs (not the truth) of hidden tests only where a cell, not a call, prints them, so calls are silent. A
-process that starts many others slows the machine down until its time is up. Without Landlock (other systems, old kernels) none of the file protections hold:
-grading then refuses to start unless told ``confined=False``. Kernel bugs are outside.
+What is not defended. Work copied from a friend or written by a machine. Modules named as withheld cannot be imported or read, but whoever pastes their source has
+the answer. A submission sees the arguments of every call it answers, those of hidden tests included, and can bring them into its own feedback, by a later cell or in
+the message of an error; the truth is not among them. A process that starts many others slows the machine down until its time is up; they are killed with it as long as
+they stay in its process group. UDP. Without Landlock (other systems, old kernels, before 5.13; TCP from 6.7, signals to other processes from 6.12) the protection of files
+does not hold: grading refuses to start unless told ``confined=False``. Holes in the kernel, in Python and in its libraries are outside.
 """
 
 import ast
+import base64
 import builtins
 import contextlib
 import csv
@@ -116,7 +117,8 @@ def _unreadable(path: Path) -> str:
     if path.stat().st_size > LARGEST_SUBMISSION:
         return f"the notebook has {path.stat().st_size >> 20} MiB, more than {LARGEST_SUBMISSION >> 20}"
     try:
-        nbformat.validate(nbformat.read(path, as_version=4))
+        with quiet():
+            nbformat.validate(nbformat.read(path, as_version=4))
     except Exception as error:  # nbformat raises whatever JSON, jsonschema and itself raise
         return f"the file is not a notebook ({type(error).__name__})"
     return ""
@@ -206,10 +208,18 @@ def _outputs(result: dict) -> list[Any]:
 
     outputs = [new_output("stream", name="stdout", text=str(result["stdout"]))] if result["stdout"] else []
     outputs += [new_output("display_data", data={"text/plain": str(text)}) for text in result["texts"]]
-    outputs += [new_output("display_data", data={"image/png": str(picture)}) for picture in result["pictures"]]
+    outputs += [new_output("display_data", data={"image/png": picture}) for picture in map(_base64, result["pictures"]) if picture]
     if result["error"] is not None:
         outputs.append(_error_output(*map(str, result["error"])))
     return outputs
+
+
+def _base64(picture: Any) -> str:
+    """The picture, if it is nothing but a picture: it will stand inside a page."""
+    try:
+        return base64.b64encode(base64.b64decode(str(picture).replace("\n", ""), validate=True)).decode()
+    except ValueError:
+        return ""
 
 
 def _points(source: Source, course: Course, student: str) -> dict[str, float]:
@@ -228,11 +238,10 @@ def _feedback(source: Source, course: Course, student: str) -> None:
 
     config = course.config(source, student)
     config.ClearHiddenTests.enforce_metadata = False
-    config.HTMLExporter.sanitize_html = True
     feedback = GenerateFeedback(coursedir=course.open(source, student), config=config)
     feedback.log = _logger(io.StringIO())
     feedback.exporter_class = HTMLExporter
-    feedback.preprocessors = _steps("ClearHiddenTests", "GetGrades") + feedback.preprocessors[1:]
+    feedback.preprocessors = [*_steps("ClearHiddenTests", "GetGrades"), *feedback.preprocessors[1:]]
     feedback.force = True
     with quiet():
         feedback.start()

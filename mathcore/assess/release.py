@@ -20,7 +20,6 @@ from typing import Any
 from mathcore.assess import variants
 from mathcore.assess.source import STUB, Source, role
 
-
 NBGRADER_CONFIG = '''"""Points nbgrader's own tools, started in this folder, at this course."""
 
 from pathlib import Path

@@ -168,7 +168,11 @@ def align(submitted: Any, source: Source) -> Any:
 
 
 def _stripped(cell: Any) -> Any:
-    """A student's own cell, as text or code of our making: nothing but its source survives."""
+    """A student's own cell, as code or text of our making. Text is shown as it was typed: rendered, it could hold a script for the instructor's browser."""
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
-    return (new_code_cell if cell.cell_type == "code" else new_markdown_cell)(str(cell.source))
+    text = str(cell.source)
+    if cell.cell_type == "code":
+        return new_code_cell(text)
+    fence = "~" * max(3, 1 + max((len(run) for run in re.findall("~+", text)), default=0))
+    return new_markdown_cell(f"{fence}text\n{text}\n{fence}")
