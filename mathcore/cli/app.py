@@ -111,7 +111,7 @@ def experiments(
 
 @app.command(name="problem-sets")
 def problem_sets(
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the course. Default: _build/course.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the course. Default: _build/problem_sets.")] = None,
     students: Annotated[Path | None, typer.Option("--students", help="CSV roster: numbers of their own for each student.")] = None,
     sources: Annotated[Path, typer.Option("--sources", help="Folder of the sources.")] = Path("notebooks/problem_sets"),
     only: Annotated[

@@ -30,7 +30,7 @@ def make_problem_sets(sources: Path, out: Path | None, students: Path | None, on
     from mathcore.assess.variants import read_roster
 
     roster = read_roster(students) if students is not None else None
-    course = Course((out or settings.build_dir / "course").expanduser().resolve())
+    course = Course((out or settings.build_dir / "problem_sets").expanduser().resolve())
     for source in chosen:
         written = release(source, course, roster)
         print(f"{source.name}: {len(written)} notebook{'s' if len(written) > 1 else ''} for students, the first {shown(written[0])}")
