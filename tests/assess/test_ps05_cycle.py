@@ -25,7 +25,6 @@ MISTAKES = {
     "sign of the divergence": ("q3", "prior_log_prob(x) + total", "prior_log_prob(x) - total", "the mass of the law"),
     "forward": ("q3", "step = -1.0 / n", "step = 1.0 / n", "moved to the right"),
     "Euler": ("q3", "(0.0, 0.5, 0.5, 1.0)", "(0.0, 0.0, 0.0, 0.0)", "to which order"),
-    "no divergence": ("q3", "prior_log_prob(x) + total", "prior_log_prob(x)", "does the integral of the divergence enter"),
     "independent": ("q4", " + (a * db + b * da) * rho * s0 * s1", "", "the velocity"),
     "floor": ("q4", "(1 - rho**2)", "(1 - rho)", "the floor: "),
     "stays independent": ("q4", "+ 2 * a * b * rho * s0 * s1\n    return a * m0", "\n    return a * m0", "the trajectory: "),
@@ -58,7 +57,6 @@ MISTAKES = {
         "return 1.02 * brentq(loss, low, high)",
         "the smallest bend",
     ),
-    "gravity": ("q8", "len(x0), 2,", "len(x0), 1,", "the share of points"),
     "right on average": (
         "q8",
         "times[:, None] * above",
@@ -83,11 +81,19 @@ STUDENTS = {
         "no volume",
         "transposed",
         "chain rule",
-        "gravity",
+        "overflow",
     ],
     "wrong-2": ["only pushes", "wrong order", "forward", "floor", "prior weights", "white", "hard-coded", "flux"],
-    "wrong-3": ["bisected too little", "Euler", "underflow", "monotone map", "right on average"],
-    "wrong-4": ["wrong root", "no divergence", "stays independent", "coarse", "overflow"],
+    "wrong-3": [
+        "wrong root",
+        "bisected too little",
+        "Euler",
+        "stays independent",
+        "underflow",
+        "monotone map",
+        "coarse",
+        "right on average",
+    ],
 }
 
 
