@@ -69,9 +69,13 @@ def _collect(options: argparse.Namespace) -> None:
     source = get_set(options.sources, options.rest[1])
     result = collecting.collect(Path(options.rest[0]), source, Course(options.course), list(variants.read_roster(options.students)))
     print(f"{len(result.taken)} submissions collected")
+    for student, path in result.chosen.items():
+        print(f"{student} sent several, the one modified last counts: {path}")
     for title, names in (("no submission from", result.missing), ("not matched to a student", result.unmatched)):
         if names:
             print(f"{title}: {', '.join(names)}")
+    if not result.taken:
+        raise ValueError("no notebook has a student's id in its path as a word: see Collect in the instructor's guide")
 
 
 def _grade(options: argparse.Namespace) -> None:

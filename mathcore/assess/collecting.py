@@ -1,7 +1,9 @@
 """Sort the notebooks that a learning platform hands out into ``submitted/<student>/<set>/``."""
 
+import os
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +15,12 @@ from mathcore.assess.source import Source
 
 @dataclass
 class Collected:
-    """Students whose notebook was taken, students without one, and files that belong to nobody."""
+    """Students whose notebook was taken, students without one, files that belong to nobody, and which file counts where a student sent several."""
 
     taken: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
+    chosen: dict[str, str] = field(default_factory=dict)
 
 
 def collect(folder: Path, source: Source, course: Course, students: Sequence[str]) -> Collected:
@@ -39,6 +42,8 @@ def collect(folder: Path, source: Source, course: Course, students: Sequence[str
             continue
         owner = _owner(path.relative_to(folder).as_posix(), students)
         if owner:
+            if owner in newest:
+                result.chosen[owner] = path.relative_to(folder).as_posix()
             newest[owner] = path
         else:
             result.unmatched.append(path.relative_to(folder).as_posix())
@@ -66,5 +71,8 @@ def _unpacked(archive: Path, target: Path) -> Path:
     with zipfile.ZipFile(archive) as content:
         if sum(item.file_size for item in content.infolist()) > 2 << 30:
             raise ValueError(f"{archive} unpacks to more than 2 GiB")
-        content.extractall(target)  # names that climb out of the folder are made harmless by zipfile itself
+        for item in content.infolist():
+            path = content.extract(item, target)  # names that climb out of the folder are made harmless by zipfile itself
+            stamp = time.mktime((*item.date_time, 0, 0, -1))  # extract forgets when a file was modified, which decides between attempts
+            os.utime(path, (stamp, stamp))
     return target

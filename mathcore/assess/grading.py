@@ -89,7 +89,7 @@ def _grade_one(source: Source, course: Course, student: str, own: bool, limits: 
 
     path = course.root / "submitted" / student / source.name / f"{source.stem}.ipynb"
     values = numbers(source, course.key, student) if own else None
-    grader = Grader(source, values, limits, confined)
+    grader = Grader(source, values, limits, confined, released_answers(source, course))
     problem = _unreadable(path)
     if not problem:
         log = io.StringIO()
@@ -107,6 +107,17 @@ def _grade_one(source: Source, course: Course, student: str, own: bool, limits: 
         return Report(student, dict.fromkeys(source.points, 0.0), sum(source.points.values()), problem)
     _feedback(source, course, student)
     return Report(student, _points(source, course, student), sum(source.points.values()), "", grader.errors)
+
+
+def released_answers(source: Source, course: Course) -> dict[str, str]:
+    """Checksums of the answer cells as they were handed out, by the id of the cell; empty where the release is gone."""
+    import nbformat
+
+    path = course.root / "release" / source.name / f"{source.stem}.ipynb"
+    if not path.is_file():
+        return {}
+    cells = nbformat.read(path, as_version=4).cells
+    return {cell.metadata.nbgrader.grade_id: cell.metadata.nbgrader.get("checksum", "") for cell in cells if role(cell) == "answer"}
 
 
 def _unreadable(path: Path) -> str:
@@ -143,8 +154,11 @@ class Grader:
         errors: what failed, by test cell: name of the error and message.
     """
 
-    def __init__(self, source: Source, values: dict[str, Any] | None, limits: Limits, confined: bool) -> None:
+    def __init__(
+        self, source: Source, values: dict[str, Any] | None, limits: Limits, confined: bool, released: dict[str, str] | None = None
+    ) -> None:
         self._source, self._values, self._limits, self._confined = source, values, limits, confined
+        self._released = released or {}
         self.errors: dict[str, str] = {}
 
     def lay_out(self, notebook: Any, resources: Any) -> tuple[Any, Any]:
@@ -152,7 +166,11 @@ class Grader:
         from nbgrader.preprocessors import ComputeChecksums
 
         laid = render_variants(align(notebook, self._source), self._values)
-        return ComputeChecksums().preprocess(laid, resources)
+        laid, resources = ComputeChecksums().preprocess(laid, resources)
+        for cell in laid.cells:  # nbgrader takes an answer for untouched where it has the checksum that was handed out
+            if role(cell) == "answer":
+                cell.metadata.nbgrader.checksum = self._released.get(cell.metadata.nbgrader.grade_id, "")
+        return laid, resources
 
     def execute(self, notebook: Any, resources: Any) -> tuple[Any, Any]:
         """Run the notebook: student's cells there, tests here."""

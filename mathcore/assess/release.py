@@ -29,6 +29,10 @@ c.CourseDirectory.root = str(Path(__file__).resolve().parent)
 c.CourseDirectory.db_url = f"sqlite:///{Path(__file__).resolve().parent / 'instructor' / 'gradebook.db'}"
 c.CourseDirectory.source_directory = "instructor/source"
 c.CourseDirectory.autograded_directory = "instructor/autograded"
+# nbgrader's own Autograde would run submissions unconfined, and its Generate Feedback would publish hidden tests: the first finds nothing to run, the
+# second writes where no student looks. Grade with python -m mathcore.assess grade.
+c.CourseDirectory.submitted_directory = "instructor/nothing-for-nbgrader-to-run"
+c.CourseDirectory.feedback_directory = "instructor/feedback-with-hidden-tests"
 '''
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -310,6 +311,9 @@ def test_feedback_shows_points_and_messages_but_no_hidden_test(graded):
         assert f"{reports[student].score:g} / 100" in page.replace(".0", ""), student
         assert leaked(page, hidden_of(problem)) == [], student
         assert not re.search(r"<script>alert|<img[^>]*onerror|href=.javascript|src=.data:image/png;base64,.{0,40}<", page), student
+    idle = {s: (course.root / "feedback" / s / "ps09" / f"{problem.stem}.html").read_text(encoding="utf-8") for s in ("good", "untouched")}
+    assert "No response" not in idle["good"]
+    assert idle["untouched"].count("No response") >= len(problem.points)  # one for every answer cell as it was handed out
     page = (course.root / "feedback" / "wrong-1" / "ps09" / f"{problem.stem}.html").read_text(encoding="utf-8")
     assert "wrong sign in one of its terms" in page
     assert "is there a loop that never ends?" in page
@@ -351,6 +355,28 @@ def test_downloads_find_their_owners(tmp_path):
     assert (course.root / "submitted" / "ann" / "ps09" / "ps09-solvers.ipynb").read_text().startswith("Smith_ann")
     with pytest.raises(ValueError, match="no folder or zip"):
         collecting.collect(tmp_path / "none", problem, course, ["ann"])
+
+
+def test_of_two_attempts_in_an_archive_the_later_counts(tmp_path):
+    problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
+    course = release.Course(tmp_path / "course")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name, day in (("ann_first.ipynb", 4), ("ann_second.ipynb", 5), ("ann_zeroth.ipynb", 3)):
+            archive.writestr(zipfile.ZipInfo(name, (2026, 3, day, 9, 0, 0)), name)
+    result = collecting.collect(tmp_path / "all.zip", problem, course, ["ann"])
+    assert result.chosen == {"ann": "ann_second.ipynb"}
+    assert (course.root / "submitted" / "ann" / "ps09" / "ps09-solvers.ipynb").read_text() == "ann_second.ipynb"
+
+
+def test_nbgraders_own_autograde_finds_nothing_to_run(graded):
+    """It would run submissions unconfined; the course's configuration file points it at a folder that does not exist."""
+    _, course, _ = graded
+    loaded: dict = {}
+    lines = (course.root / "nbgrader_config.py").read_text().replace("c = get_config()", "c = config")
+    config = SimpleNamespace(CourseDirectory=SimpleNamespace())
+    exec(lines, {"__file__": str(course.root / "nbgrader_config.py"), "config": config}, loaded)
+    assert not (course.root / config.CourseDirectory.submitted_directory).exists()
+    assert config.CourseDirectory.feedback_directory != "feedback"
 
 
 def test_a_source_that_breaks_the_rules_is_refused(tmp_path):
