@@ -36,7 +36,7 @@ test-notebooks: env
 	CI=true MATHCORE_EXPLORE=first $(BIN)/python -m pytest notebooks book --ignore=book/generated --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) -n $(JOBS) --dist loadfile -q
 
 test-book: book
-	$(BIN)/python -m pytest tests/book -q
+	$(BIN)/python -m pytest tests/book -n $(JOBS) -q
 
 problem-sets: env  ## release the problem sets; STUDENTS=roster.csv for numbers of their own, COURSE=folder, SETS="ps09"
 	$(BIN)/python -m mathcore.assess release $(SETS) $(if $(STUDENTS),--students $(STUDENTS)) $(if $(COURSE),--course $(COURSE))
