@@ -109,7 +109,7 @@ def _trained(size: int) -> DigitClassifier:
     def train(network: nn.Module) -> FitResult:
         return fit(network, _cross_entropy, (images, labels), config, device="cpu", label=f"digit classifier {size}x{size}")
 
-    with single_precision(), torch.random.fork_rng(devices=[]):
+    with single_precision(), torch.random.fork_rng(devices=[]), torch.enable_grad():  # the first who asks may not need gradients
         torch.manual_seed(0)
         model = DigitClassifier(size)
         run_cached(f"digit-classifier-{size}", config, train, model)

@@ -73,7 +73,7 @@ def _points(samples: Tensor, data: DataSet, seed: int) -> list[Estimate]:
 
 def _images(samples: Tensor, data: DataSet, seed: int) -> list[Estimate]:
     """Samples that are images: energy distance of the pixels, and the metrics in a feature space."""
-    from mathcore.metrics import DIGIT_SETS, digit_classifier, digit_features
+    from mathcore.metrics import DIGIT_SETS, digit_features
 
     assert data.images is not None
     test, g = held_out(data.name), torch.Generator().manual_seed(seed + 1)
@@ -87,8 +87,6 @@ def _images(samples: Tensor, data: DataSet, seed: int) -> list[Estimate]:
     value = float(energy_distance(samples[:n].flatten(1), against))
     floor = two_sample_floor(energy_distance, some, n, generator=g)
     digits = (data.shape[0] == 1 and DIGIT_SETS.get(data.shape[1]) == data.name) or data.name == "mnist"
-    if digits:
-        digit_classifier(data.shape[1])  # trained now where it is not kept yet: what follows may be without gradients
     features, note = (digit_features, "features of the digit classifier") if digits else (pixel_features, "features: the pixels")
     print(f"{note}; not the FID of the literature")
     return [Estimate("energy distance", value, *floor, n, n, "pixels"), *evaluate_images(samples, data.images, test, features, generator=g)]

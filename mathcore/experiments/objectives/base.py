@@ -70,7 +70,7 @@ def normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
-SOLVERS = ("dpm_solver_pp", "ddim", "ancestral", "unipc", "euler", "heun", "euler_maruyama")
+SOLVERS = ("dpm_solver_pp", "ddim", "ancestral", "unipc", "heun", "euler_maruyama")
 """Samplers of chapter 9 for a model on a noise schedule; all are tables of coefficients."""
 
 CHAIN_SOLVERS = ("ancestral", "ddim", "dpm_solver_pp", "unipc")
@@ -104,14 +104,9 @@ def run_solver(
         times = grids.discrete(schedule, steps, "trailing")
         scale = 1.0
     else:
-        spacing: dict[str, Any] = {
-            "ancestral": grids.quadratic_t,
-            "euler_maruyama": grids.quadratic_t,
-            "heun": grids.karras,
-            "euler": grids.karras,
-        }
+        spacing: dict[str, Any] = {"ancestral": grids.quadratic_t, "euler_maruyama": grids.quadratic_t, "heun": grids.karras}
         times = spacing.get(method, grids.uniform_lambda)(schedule, steps)
         scale = float(schedule.sigma(times[0]))
-    builder: Any = {"heun": solvers.edm_heun, "euler": solvers.ddim}[method] if method in ("heun", "euler") else getattr(solvers, method)
-    table = builder(schedule, times, prediction)
+    builder: Any = solvers.edm_heun if method == "heun" else getattr(solvers, method)
+    table: Any = builder(schedule, times, prediction)
     return table.run(model, scale * start, **({"generator": generator} if table.stochastic else {}))
