@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from mathcore.assess import confine
-from mathcore.assess.release import Course, numbers, quiet, render_variants, with_variants
+from mathcore.assess.release import Course, numbers, render_variants, using_nbgrader, with_variants
 from mathcore.assess.sandbox import Limits, Submission
 from mathcore.assess.source import Source, align, role
 
@@ -99,7 +99,7 @@ def _grade_one(source: Source, course: Course, student: str, own: bool, limits: 
         autograde.sanitize_preprocessors = [grader.lay_out, *_steps("ClearOutput", "OverwriteKernelspec", "CheckCellMetadata")]
         autograde.autograde_preprocessors = [grader.execute, *_steps("LimitOutput", "SaveAutoGrades", "CheckCellMetadata")]
         try:
-            with quiet():
+            with using_nbgrader():
                 autograde.start()
         except Exception as error:  # one submission must not stop the others
             problem = f"could not be graded ({type(error).__name__}): {log.getvalue()[-2000:]}"
@@ -128,7 +128,7 @@ def _unreadable(path: Path) -> str:
     if path.stat().st_size > LARGEST_SUBMISSION:
         return f"the notebook has {path.stat().st_size >> 20} MiB, more than {LARGEST_SUBMISSION >> 20}"
     try:
-        with quiet():
+        with using_nbgrader():
             nbformat.validate(nbformat.read(path, as_version=4))
     except Exception as error:  # nbformat raises whatever JSON, jsonschema and itself raise
         return f"the file is not a notebook ({type(error).__name__})"
@@ -243,7 +243,7 @@ def _base64(picture: Any) -> str:
 def _points(source: Source, course: Course, student: str) -> dict[str, float]:
     from nbgrader.api import Gradebook
 
-    with Gradebook(course.database) as book:
+    with using_nbgrader(), Gradebook(course.database) as book:
         notebook = book.find_submission_notebook(source.stem, source.name, student)
         scores = {grade.name: float(grade.score or 0.0) for grade in notebook.grades}
     return {name: scores.get(name, 0.0) for name in source.points}
@@ -261,7 +261,7 @@ def _feedback(source: Source, course: Course, student: str) -> None:
     feedback.exporter_class = HTMLExporter
     feedback.preprocessors = [*_steps("ClearHiddenTests", "GetGrades"), *feedback.preprocessors[1:]]
     feedback.force = True
-    with quiet():
+    with using_nbgrader():
         feedback.start()
 
 

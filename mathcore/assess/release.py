@@ -9,6 +9,8 @@ A course is a folder:
 
 import copy
 import json
+import os
+import sysconfig
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -177,24 +179,29 @@ def _generate(source: Source, course: Course) -> None:
     maker.preprocessors = [*steps, render, CheckCellMetadata]
     maker.force = True
     try:
-        with quiet():
+        with using_nbgrader():
             maker.start()
     except NbGraderException as error:
         raise RuntimeError(f"nbgrader could not release {source.name}: {error}") from None
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the warnings that nbgrader's use of its libraries causes off the instructor's screen."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def using_nbgrader() -> Iterator[None]:
+    """Let nbgrader find the program ``alembic``, which it calls by name, where no environment is activated; keep its libraries' warnings off the screen."""
+    path = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + path
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.environ["PATH"] = path
 
 
 def _register(course: Course, student: str, details: dict[str, str]) -> None:
     from nbgrader.api import Gradebook
 
-    with Gradebook(course.database) as book:
+    with using_nbgrader(), Gradebook(course.database) as book:
         book.update_or_create_student(student, **details)
 
 
