@@ -88,16 +88,29 @@ def test_the_loss_is_finite_and_weighs_times_alone(generator):
 
 @pytest.mark.parametrize("kernel", experiment.KERNELS)
 @pytest.mark.parametrize("n_steps", [2, 7])
-def test_samples_end_where_the_denoiser_points(kernel, n_steps, generator):
-    """With one data point the field lines are rays, on which Euler is exact: every start ends at the point, plus the mean image."""
-    point, mean = torch.full((1, 1, 2, 2), 0.25, dtype=F64), torch.full((1, 1, 2, 2), -1.0, dtype=F64)
-    model = experiment.PoissonDigits(kernel, Constant(point), mean, torch.ones(1))
-    assert torch.allclose(model.sample(50, n_steps, generator), torch.full((50, 1, 2, 2), -0.75, dtype=F64), rtol=0, atol=1e-12)
+@pytest.mark.parametrize("shape", [(2,), (3, 2, 2)])
+def test_samples_end_where_the_denoiser_points(kernel, n_steps, shape, generator):
+    """With one data point the field lines are rays, on which Euler is exact: every start ends at the point, plus the mean of the data."""
+    point, mean = torch.full((1, *shape), 0.25, dtype=F64), torch.full((1, *shape), -1.0, dtype=F64)
+    model = experiment.PoissonModel(kernel, Constant(point), mean, torch.ones(1))
+    assert torch.allclose(model.sample(50, n_steps, generator), torch.full((50, *shape), -0.75, dtype=F64), rtol=0, atol=1e-12)
+
+
+def test_points_are_scaled_as_flat_images_are(generator):
+    """The rows of a batch are vectors, whatever shape they come in."""
+
+    class Tanh(nn.Module):
+        def forward(self, x, u):
+            return torch.tanh(x * (1 + u.reshape(-1, *(1,) * (x.ndim - 1))))
+
+    x, t = torch.randn(5, 1, 2, 2, generator=generator, dtype=F64), torch.logspace(-2, 1, 5, dtype=F64)
+    denoiser = experiment.ScaledDenoiser(Tanh(), 0.5)
+    assert torch.allclose(denoiser(x.flatten(1), t), denoiser(x, t).flatten(1), rtol=1e-14, atol=0)
 
 
 def test_the_prior_and_the_number_of_calls():
     recorder, mean = Recorder(), torch.zeros(1, 1, 2, 2, dtype=F64)
-    model = experiment.PoissonDigits("cauchy", experiment.ScaledDenoiser(recorder, 0.5), mean, torch.ones(1))
+    model = experiment.PoissonModel("cauchy", experiment.ScaledDenoiser(recorder, 0.5), mean, torch.ones(1))
     starts = []
     for scale in (1.0, 3.0):
         recorder.asked.clear()
@@ -118,6 +131,8 @@ def test_bad_arguments(user_errors, generator):
         denoiser(images, 0.0)
     with pytest.raises(ValueError, match="x"):
         denoiser(torch.full((2, 1, 4, 4), math.nan), 1.0)
+    with pytest.raises(ValueError, match=r"shape \(N, ...\)"):
+        denoiser(torch.zeros(3), 1.0)
     with pytest.raises(TypeError, match="x"):
         denoiser(images.long(), 1.0)
     with pytest.raises(ValueError, match="kernel"):
@@ -128,7 +143,7 @@ def test_bad_arguments(user_errors, generator):
         experiment.clean_loss(denoiser, images, "student", TIMES)
     with pytest.raises(ValueError, match="kernel"):
         experiment.poisson_digits("student")
-    model = experiment.PoissonDigits("cauchy", denoiser, images[:1], torch.ones(1))
+    model = experiment.PoissonModel("cauchy", denoiser, images[:1], torch.ones(1))
     with pytest.raises(ValueError, match="n_steps"):
         model.sample(3, 1)
     with pytest.raises(ValueError, match="n must"):

@@ -209,6 +209,14 @@ _CHAPTER_5 = (
         gpu=_colour(Reflow(pairs=100_000, pair_steps=50), "euler", 2),
     ),
     Experiment(
+        "poisson-ring",
+        "5",
+        "Poisson flow of points",
+        "ch05-6-force-fields",
+        cpu=_plane("ring", Poisson(), "euler", 18, "12 s"),
+        gpu=_colour(Poisson(), "euler", 35),
+    ),
+    Experiment(
         "poisson-digits",
         "5",
         "Poisson flow and its Gaussian twin",

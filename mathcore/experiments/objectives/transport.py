@@ -219,19 +219,11 @@ class Poisson(Objective):
         one_of(self.kernel, ("cauchy", "gaussian"), "objective.kernel")
 
     def statistics(self, data: DataSet) -> Statistics:
-        """Mean image and size of the data.
-
-        Raises:
-            ValueError: data that are no images of one channel.
-        """
+        """Mean and size of the data."""
         from mathcore.preconditioning import estimate_sigma_data
 
-        if data.images is None or data.shape[0] != 1:
-            raise ValueError(f"this objective is for images of one channel, such as digits8; got {data.name!r} of shape {data.shape}")
-        return {
-            "mean": data.images.mean(0, keepdim=True),
-            "sigma_data": torch.tensor(estimate_sigma_data(data.images), dtype=torch.float64),
-        }
+        x = data.images if data.images is not None else data.draw(65536, torch.Generator().manual_seed(0))
+        return {"mean": x.mean(0, keepdim=True), "sigma_data": torch.tensor(estimate_sigma_data(x), dtype=torch.float64)}
 
     def loss(self, model: Any, batch: Any, statistics: Statistics, generator: torch.Generator) -> Tensor:
         """Return the weighted squared error of the clean prediction."""
@@ -247,11 +239,11 @@ class Poisson(Objective):
     def sample(
         self, model: nn.Module, shape: tuple[int, ...], statistics: Statistics, method: str, steps: int, generator: torch.Generator
     ) -> Tensor:
-        """Draw images in ``steps`` calls of the network."""
-        from mathcore.experiments.poisson_digits import PoissonDigits, ScaledDenoiser
+        """Draw samples in ``steps`` calls of the network."""
+        from mathcore.experiments.poisson_digits import PoissonModel, ScaledDenoiser
 
         one_of(method, self.samplers, "sampler")
         denoiser = ScaledDenoiser(model, float(statistics["sigma_data"]))
-        return PoissonDigits(self.kernel, denoiser, statistics["mean"].to(generator.device), torch.empty(0)).sample(
+        return PoissonModel(self.kernel, denoiser, statistics["mean"].to(generator.device), torch.empty(0)).sample(
             shape[0], steps, generator
         )
