@@ -16,8 +16,8 @@ from mathcore.viz.style import over_white
 Shown: TypeAlias = tuple[str, tuple[str, ...], int, bool]
 """A control on the page: label, texts of its values, where it starts, whether it is a menu."""
 
-PAGE_WIDTH = 720
-"""Width in CSS pixels of a figure of full width."""
+PAGE_WIDTH = 840
+"""Largest width of a figure in CSS pixels: that of the column, as for figures without controls."""
 
 # The filter of the book's dark theme is repeated here, so that a block looks right on any page that sets data-theme.
 # The class dark-light keeps pydata-sphinx-theme from putting a white sheet behind the figure.
@@ -142,7 +142,7 @@ def page(alt: str, controls: Sequence[Shown], frames: Sequence[bytes], order: Se
     """
     width, height = _size(frames[order[start]])
     common, encoded = layers(frames)
-    page_width = min(PAGE_WIDTH, round(width / 1.44))  # figures have 144 pixels to an inch, the page shows 100
+    page_width = min(PAGE_WIDTH, width)
     size = f'class="dark-light" width="{page_width}" height="{round(page_width * height / width)}" decoding="sync"'
     still = f'<img {size} alt="" src="data:image/webp;base64,{common}">' if len(frames) > 1 else ""
     source = encoded[order[start]] if len(frames) > 1 else common
