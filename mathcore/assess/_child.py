@@ -21,7 +21,8 @@ def template(control: int) -> None:
 
     from mathcore.assess import confine
 
-    for name in ("sympy", "numpy", "mathcore.assess.wire", "mathcore.assess.checks", "mathcore.oracle"):
+    # of the book nothing that a set could withhold: what was never loaded cannot be dug out of the memory of a submission's process
+    for name in ("sympy", "numpy", "jaxtyping", "mathcore.assess.wire", "mathcore.assess.checks"):
         importlib.import_module(name)
     torch.set_num_threads(1)
     shell = _shell()
@@ -72,6 +73,9 @@ def _become(settings: dict, confine: Any) -> None:
     if settings["withheld"]:
         for name in [n for n in sys.modules if any(n == w or n.startswith(w + ".") for w in settings["withheld"])]:
             del sys.modules[name]
+            parent, _, child = name.rpartition(".")
+            if hasattr(sys.modules.get(parent), child):
+                delattr(sys.modules[parent], child)
         sys.meta_path.insert(0, Withheld(tuple(settings["withheld"])))
     if settings["confined"]:
         confine.confine(settings["read"], settings["listed"], settings["work"])

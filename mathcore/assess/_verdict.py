@@ -42,47 +42,73 @@ def judge(request: dict) -> dict:
 
 
 def _judge(got: list, expected: list, request: dict, name: str) -> dict:
+    if got[0] == "Parts" and len(got) == 2 and expected[0] != "Parts":
+        return _no("shape", f"{name} should be one expression, it is a tuple of one: remove the comma behind it")
     if (got[0] == "Parts") != (expected[0] == "Parts") or (got[0] == "Parts" and len(got) != len(expected)):
         return _no("shape", f"{name} should be {_size(expected)}, it is {_size(got)}")
     if got[0] == "Parts":
         for k, (left, right) in enumerate(zip(got[1:], expected[1:]), start=1):
             reply = _judge(left, right, request, f"part {k} of {name}")
             if not reply["equal"]:
-                return reply
+                return _no("order", f"the parts of {name} are right, but in another order") if _permuted(got, expected, request) else reply
         return _yes()
     left, right = tree.decode(got), tree.decode(expected)
     for old, new in request["subs"]:
-        left = left.subs({s: tree.decode(new) for s in left.free_symbols if s.name == old})
+        left = _at(left, old, tree.decode(new))
     if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
         return _matrices(left, right, request, name)
-    return _scalars(left, right, request["where"], name)
+    return _scalars(left, right, request, name)
+
+
+def _at(expression: Any, name: str, value: Any) -> Any:
+    """``expression`` with ``value`` for the symbol called ``name``; where that is 0/0 as it was written, its continuation or its limit."""
+    if isinstance(expression, sympy.MatrixBase):
+        return expression.applyfunc(lambda entry: _at(entry, name, value))
+    for symbol in [s for s in expression.free_symbols if s.name == name]:
+        for way in (lambda e, s: e.subs(s, value), lambda e, s: sympy.cancel(sympy.together(e)).subs(s, value)):
+            found = way(expression, symbol)
+            if not found.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+                return found
+        return sympy.limit(expression, symbol, value)
+    return expression
+
+
+def _permuted(got: list, expected: list, request: dict) -> bool:
+    """Whether the parts of ``got`` are those of ``expected`` in another order; more than five are not tried."""
+    n, quiet = len(expected) - 1, {**request, "explain": False}
+    if n > 5:
+        return False
+    fits = [[_judge(left, right, quiet, "")["equal"] for right in expected[1:]] for left in got[1:]]
+    return any(all(fits[i][j] for i, j in enumerate(places)) for places in itertools.permutations(range(n)))
 
 
 def _matrices(left: Any, right: Any, request: dict, name: str) -> dict:
     if getattr(left, "shape", None) != getattr(right, "shape", None):
         return _no("shape", f"{name} should have shape {getattr(right, 'shape', ())}, it has {getattr(left, 'shape', ())}")
     for i, j in itertools.product(range(left.rows), range(left.cols)):
-        reply = _scalars(left[i, j], right[i, j], request["where"], f"entry ({i}, {j}) of {name}")
+        reply = _scalars(left[i, j], right[i, j], request, f"entry ({i}, {j}) of {name}")
         if not reply["equal"]:
             return reply
     return _yes()
 
 
-def _scalars(left: Any, right: Any, where: dict, name: str) -> dict:
+def _scalars(left: Any, right: Any, request: dict, name: str) -> dict:
     if not isinstance(left, Expr):
         return _no("type", f"{name} should be an expression, it is a {type(left).__name__}")
     left = left.xreplace({s: own for s in left.free_symbols for own in right.free_symbols if s.name == own.name})
     left, right = _without_functions(left, right)
-    if sympy.expand(left - right) == 0:
+    if left == right:
         return _yes()
+    # numbers before algebra: sympy may need minutes to expand or simplify what takes milliseconds to evaluate
     symbols = sorted(left.free_symbols | right.free_symbols, key=lambda s: s.name)
-    points = _points(symbols, where, left, right)
+    points = _points(symbols, request["where"], left, right)
     if not points:
         return _yes() if sympy.simplify(left - right) == 0 else _no("undefined", f"{name} has no finite value where the right one has")
     if all(_same(a, b) for _, a, b in points):
         return _yes()
-    kind, text = _difference(left, right, points)
-    return _no(kind, f"{name} {text}")
+    kind, text = _difference(left, right, points) if request.get("explain", True) else ("value", "differs")
+    case = ", ".join(f"{old} = {tree.decode(new)}" for old, new in request["subs"])
+    return _no(kind, f"{name}{f', at {case},' if case else ''} {text}")
 
 
 def _without_functions(*expressions: Any) -> list[Any]:
@@ -131,7 +157,9 @@ def _rational(x: float) -> Any:
 
 
 def _number(expression: Any, point: dict) -> Any:
-    value = expression.subs(point).evalf(DIGITS)
+    # ``subs`` would simplify the powers of long fractions that it makes; but ``evalf(subs=...)`` loses the free symbols of an integral
+    bound = expression.has(sympy.Integral, sympy.Sum, sympy.Product, sympy.Derivative, sympy.Subs)
+    value = expression.subs(point).evalf(DIGITS) if bound else expression.evalf(DIGITS, subs=point)
     parts = value.as_real_imag() if value.is_number and value.is_finite else ()
     return value if parts and all(part.is_Float or part.is_Integer for part in parts) else None
 
@@ -152,7 +180,7 @@ def _difference(left: Any, right: Any, points: list[tuple]) -> tuple[str, str]:
             return found
     point, value, _ = points[0]
     at = ", ".join(f"{s.name} = {float(v):.3g}" for s, v in point.items())
-    return "value", f"differs from the right one: at {at or 'every point'} it is {_short(value)}, and should be another number"
+    return "value", f"differs from the right one: {f'at {at} ' if at else ''}it is {_short(value)}, and should be another number"
 
 
 def _relation(left: Any, right: Any, points: list[tuple]) -> tuple[str, str] | None:
@@ -200,9 +228,9 @@ def _symbols(left: Any, right: Any, points: list[tuple]) -> tuple[str, str] | No
     extra = sorted({s.name for s in left.free_symbols} - {s.name for s in right.free_symbols})
     missing = sorted({s.name for s in right.free_symbols} - {s.name for s in left.free_symbols})
     if extra:
-        return "extra symbol", f"contains {', '.join(extra)}, which should not be there"
+        return "extra symbol", f"depends on {', '.join(extra)}, and should not"
     if missing:
-        return "missing symbol", f"does not contain {', '.join(missing)}, on which the right one depends"
+        return "missing symbol", f"does not depend on {', '.join(missing)}, and should"
     return None
 
 
@@ -240,7 +268,7 @@ def _short(value: Any) -> str:
 
 
 def _size(described: list) -> str:
-    return f"{len(described) - 1} expressions" if described[0] == "Parts" else "one expression"
+    return f"a tuple of {len(described) - 1} expressions" if described[0] == "Parts" else "one expression"
 
 
 def _yes() -> dict:

@@ -6,7 +6,9 @@ Every check raises ``AssertionError`` for a wrong answer. An answer that is stil
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,30 +16,64 @@ from torch import Tensor
 
 from mathcore.assess import symbolic as _symbolic
 
+ROUNDING = torch.finfo(torch.float64).eps
+_tells: ContextVar[bool] = ContextVar("_tells", default=True)
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Inside, :func:`close` says how far off an answer is but not what is right: the grader's tests are hidden ones too, and can be met twice."""
+    token = _tells.set(False)
+    try:
+        yield
+    finally:
+        _tells.reset(token)
+
 
 def close(got: Any, want: Any, what: str, condition: float = 1e3, rtol: float | None = None, atol: float = 0.0) -> None:
     """Check numbers against the truth.
 
-    The tolerance is ``condition`` units of rounding of the coarser of the two dtypes, relative to the largest entry of ``want``; an explicit ``rtol``
-    (a truncation error, a standard error) takes its place, and ``atol`` is added.
+    The tolerance is ``condition`` units of rounding of float64, relative to the largest entry of ``want``; an explicit ``rtol`` (a truncation error, a
+    standard error) takes its place, and ``atol`` is added. A number in float32 may be off by its own rounding besides, but not by that of a calculation
+    in float32: ``condition`` never multiplies the rounding of a coarse dtype, which the answer chooses.
 
     Raises:
-        AssertionError: no numbers, another shape, not finite, or too far; the message names the largest error and a likely cause.
+        AssertionError: no numbers, another shape, not finite, or too far; the message names the worst entry and a likely cause, and outside of
+            :func:`discreet` what is right.
     """
     truth = _numbers(want, "the truth")
-    value = _numbers(got, what)
-    shape(value, tuple(truth.shape), what)
-    finite(value, what)
-    dtypes = [d for d in (value.dtype, truth.dtype) if d.is_floating_point]
-    eps = max((torch.finfo(d).eps for d in dtypes), default=0.0)
-    value, truth = value.double(), truth.double()
+    given = _numbers(got, what)
+    shape(got, tuple(truth.shape), what)
+    finite(given, what)
+    value, rounding = given.double(), _rounding(given) + _rounding(truth)
+    truth = truth.double()
     scale = float(truth.abs().max()) if truth.numel() else 0.0
-    allowed = (condition * eps if rtol is None else rtol) * scale + atol
     error = (value - truth).abs()
-    worst = float(error.max()) if error.numel() else 0.0
-    if worst > max(allowed, 1e-300):
-        where = "" if truth.ndim == 0 else f" at index {tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))}"
-        raise AssertionError(f"{what}: off by {worst:.2g}{where}, allowed are {allowed:.1g}.{_cause(value, truth)}")
+    allowed = ((condition * ROUNDING if rtol is None else rtol) * scale + atol + rounding).clamp(min=1e-300)
+    if not bool((error > allowed).any()):
+        return
+    worst = torch.unravel_index((error - allowed).argmax(), error.shape)
+    where = f" at index {tuple(int(i) for i in worst)}" if truth.ndim else ""
+    right = f": is {_digits(value[worst], truth[worst])}, should be {_digits(truth[worst], value[worst])}" if _tells.get() else ""
+    text = f"{what}: off by {float(error[worst]):.2g}{where}, allowed are {float(allowed[worst]):.1g}{right}."
+    raise AssertionError(text + (_precision(given, float(error[worst]), scale) or _cause(value, truth)))
+
+
+def _precision(given: Tensor, error: float, scale: float) -> str:
+    """A sentence on the dtype if the error has the size of rounding in it."""
+    if given.is_floating_point() and given.dtype != torch.float64 and error <= max(1e-4, torch.finfo(given.dtype).eps) * scale:
+        return f" The result has dtype {str(given.dtype).removeprefix('torch.')}: calculate and return float64."
+    return " Was something calculated in float32, or by a rule that is not exact?" if error <= 1e-6 * scale else ""
+
+
+def _rounding(numbers: Tensor) -> Tensor:
+    """By how much each of ``numbers`` in float32 was rounded at most. A coarser dtype is no excuse: nobody asks for one."""
+    return torch.finfo(torch.float32).eps / 2 * numbers.double().abs() if numbers.dtype == torch.float32 else torch.zeros(numbers.shape)
+
+
+def _digits(number: Tensor, other: Tensor) -> str:
+    """The number with enough digits to tell it from the other one."""
+    return next((text for k in (6, 10) if (text := f"{float(number):.{k}g}") != f"{float(other):.{k}g}"), repr(float(number)))
 
 
 def _cause(value: Tensor, truth: Tensor) -> str:
@@ -78,7 +114,36 @@ def shape(got: Any, want: Sequence[int], what: str) -> None:
     """
     have = tuple(_numbers(got, what).shape)
     if have != tuple(want):
-        raise AssertionError(f"{what}: has shape {have}, should have {tuple(want)}")
+        comma = " (a tuple of one: remove the comma)" if isinstance(got, tuple) and have == (1, *want) else ""
+        raise AssertionError(f"{what}: has shape {have}, should have {tuple(want)}{comma}")
+
+
+def parts(got: Any, count: int, what: str) -> tuple[Any, ...]:
+    """Return the values of an answer that consists of several, for a test that takes them apart: ``mean, std = checks.parts(step(x), 2, "a step")``.
+
+    Raises:
+        AssertionError: not a tuple or list (or the rows of a tensor) of this many.
+    """
+    if got is None:
+        raise AssertionError(f"{what}: is None; is a return missing?")
+    rows = got.ndim > 0 if isinstance(got, Tensor) else type(got).__name__ == "ndarray" and got.ndim > 0
+    if not rows and not isinstance(got, (tuple, list)):
+        raise AssertionError(f"{what}: should be {count} values, is {_short(got)}")
+    if len(got) != count:
+        raise AssertionError(f"{what}: should be {count} values, {'is' if len(got) == 1 else 'are'} {len(got)}")
+    return tuple(got)
+
+
+def numbers(got: Any, what: str) -> Tensor:
+    """Return the numbers of an answer as a float64 tensor, for a test that calculates with them: ``R = checks.numbers(rotation(), "R")``.
+
+    Raises:
+        AssertionError: no real numbers, or in a coarser dtype, whose rounding would spoil what is calculated from them.
+    """
+    value = _numbers(got, what)
+    if value.is_floating_point() and value.dtype != torch.float64:
+        raise AssertionError(f"{what}: has dtype {str(value.dtype).removeprefix('torch.')}: calculate and return float64")
+    return value.double()
 
 
 def finite(got: Any, what: str) -> None:
@@ -88,7 +153,7 @@ def finite(got: Any, what: str) -> None:
         AssertionError: no numbers, or the message says how many are not finite.
     """
     value = _numbers(got, what)
-    bad = int((~torch.isfinite(value)).sum()) if value.is_floating_point() or value.is_complex() else 0
+    bad = int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
     if bad:
         raise AssertionError(
             f"{what}: {bad} of {value.numel()} numbers are NaN or infinite: is there a division by zero or a step too many?"
@@ -205,16 +270,31 @@ class Counted:
 def _numbers(got: Any, what: str) -> Tensor:
     if got is None:
         raise AssertionError(f"{what}: is None; is a return missing?")
-    if isinstance(got, Tensor):
-        return got
     try:
-        value = torch.as_tensor(got)
-        return (
-            torch.as_tensor(got, dtype=torch.float64) if value.dtype == torch.float32 and not hasattr(got, "dtype") else value
-        )  # Python's floats are doubles
+        got = _plain(got)
+        value = torch.as_tensor(got).detach()
+        if value.dtype == torch.float32 and not hasattr(got, "dtype"):  # Python's floats are doubles
+            value = torch.as_tensor(got, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise AssertionError(f"{what}: should be numbers, is {_short(got)}") from None
+    if value.is_complex():
+        raise AssertionError(f"{what}: should be real numbers, is complex")
+    return value
+
+
+def _plain(got: Any) -> Any:
+    """Sympy's numbers as Python's, also as they come from another process."""
+    if isinstance(got, (list, tuple)):
+        return [_plain(part) for part in got]
+    if isinstance(got, _symbolic.Answer):
+        head, *rest = got.tree
+        if head == "Parts":
+            return [_plain(_symbolic.Answer(part)) for part in rest]
+        return int(rest[0]) / int(rest[1]) if head == "Rational" else float(rest[0]) if head == "Float" else got
+    return float(got) if getattr(got, "is_number", False) is True else got
 
 
 def _short(got: Any) -> str:
+    if isinstance(got, _symbolic.Answer):
+        return "an expression: return float(...)"
     return f"{got!r}"[:80] if isinstance(got, (bool, int, float, str, type(None))) else f"a {type(got).__name__}"

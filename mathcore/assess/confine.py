@@ -1,4 +1,4 @@
-"""What a submission's process may touch: resource limits, and Linux Landlock, which needs no privileges and cannot be undone from inside.
+"""What a submission's process may touch: resource limits, and Linux Landlock, which needs no privileges and cannot be undone from inside; and its clock.
 
 This module is imported before anything else in that process, so that the student's code and every thread it starts live inside the rules. It imports only
 the standard library.
@@ -9,9 +9,12 @@ import os
 import resource
 import struct
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
+SLICE = 0.2
+"""Seconds between two looks at whether the time of a process is up."""
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
 NO_NEW_PRIVILEGES = 38
 WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
@@ -50,7 +53,9 @@ def readable(withheld: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     prefixes = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     outside = [Path(p).resolve() for p in sys.path if p and not any(_under(Path(p).resolve(), prefix) for prefix in prefixes)]
     hidden = {package.joinpath(*name.split(".")[1:]) for name in withheld}
-    own = [path for path in package.iterdir() if path not in hidden and path.with_suffix("") not in hidden]
+    cache = package / "__pycache__"  # bytecode is as good as the source
+    entries = [*(path for path in package.iterdir() if path != cache), *(cache.iterdir() if cache.is_dir() else ())]
+    own = [path for path in entries if package / path.name.split(".")[0] not in hidden]
     listed = [str(path) for path in {*outside, package, package.parent} if path.is_dir()]
     return [*SYSTEM, *map(str, prefixes), *map(str, own)], listed
 
@@ -75,6 +80,32 @@ def limit(memory: int, seconds: int, file_size: int) -> None:
         hard = resource.getrlimit(what)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(what, (bound, bound))
+
+
+class Watch:
+    """Says when a process has used ``seconds`` of processor time, or ``patience`` times as many have passed on the wall; looks at most five times a second."""
+
+    def __init__(self, pid: int, seconds: float, patience: float) -> None:
+        self._pid, self._seconds = pid, seconds
+        self._used, self._next = processor_seconds(pid), 0.0
+        self._end = time.monotonic() + patience * seconds
+
+    def __call__(self) -> bool:
+        """Whether its time is up."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + SLICE
+        return now > self._end or processor_seconds(self._pid) - self._used > self._seconds
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used so far; 0 where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def confine(read: Iterable[str], listed: Iterable[str], write: str) -> None:

@@ -26,28 +26,36 @@ import csv
 import io
 import logging
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mathcore.assess import confine
+from mathcore.assess import by_hand, confine
 from mathcore.assess.release import Course, numbers, render_variants, using_nbgrader, with_variants
 from mathcore.assess.sandbox import Limits, Submission
 from mathcore.assess.source import Source, align, role
+from mathcore.settings import settings
 
 LARGEST_SUBMISSION = 20 << 20
+ABSENT = "no submission"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What grading one submission gave: points by test cell; ``note`` says why a submission could not be graded (empty: it was)."""
+    """What grading one submission gave.
+
+    Attributes:
+        points: by test cell. note: why a submission could not be graded (empty: it was). errors: what failed, by test cell.
+        by_hand: a line for each score given by hand that differs from what the tests say, or was dropped.
+    """
 
     student: str
     points: dict[str, float]
     total: float
     note: str = ""
     errors: dict[str, str] = field(default_factory=dict)
+    by_hand: list[str] = field(default_factory=list)
 
     @property
     def score(self) -> float:
@@ -56,13 +64,19 @@ class Report:
 
 
 def grade(
-    source: Source, course: Course, students: Iterable[str] | None = None, limits: Limits | None = None, confined: bool = True
+    source: Source,
+    course: Course,
+    students: Iterable[str] | None = None,
+    limits: Limits | None = None,
+    confined: bool = True,
+    roster: Iterable[str] = (),
 ) -> list[Report]:
     """Grade what lies in ``submitted/<student>/<set>/``, write ``grades/<set>.csv`` and the feedback pages; return one report per student.
 
     Args:
         source, course: the set must have been released in this course. students: whom to grade; everybody who submitted by default.
-        limits: bounds for one submission. confined: see the module's text.
+        limits: bounds for one submission. confined: see the module's text. roster: students who get a row of zeros if they submitted nothing, beside
+            those whom the release gave numbers of their own; not where ``students`` are named.
 
     Raises:
         ValueError: nothing was released or submitted, or a confined process could read the course's secrets where they lie.
@@ -79,18 +93,37 @@ def grade(
             raise ValueError(f"{path} lies inside the Python installation, where every submission can read: move the course elsewhere")
     Submission(limits, confined=confined).__exit__()  # a system that cannot confine says so before the first student
     own = set(with_variants(source, course))
-    reports = [_grade_one(source, course, student, student in own, limits or Limits(), confined) for student in chosen]
-    _write_grades(source, course, reports)
+    reports = [_grade_one(source, course, student, student in own, limits or Limits(), confined) for student in _in_turn(chosen, source)]
+    rows = _read_grades(source, course)
+    judged = {student for student, row in rows.items() if row["note"] != ABSENT}  # before, from a submission that may lie elsewhere now
+    absent = own.union(roster) - judged.union(found) if students is None else set()
+    reports += [Report(student, dict.fromkeys(source.points, 0.0), sum(source.points.values()), ABSENT) for student in sorted(absent)]
+    _write_grades(source, course, rows, reports)
     return reports
+
+
+def _in_turn(students: Sequence[str], source: Source) -> Iterator[str]:
+    """The students one after another, with a line on the terminal that says who is graded."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, disable=not settings.progress) as shown:
+        task = shown.add_task(source.name, total=len(students))
+        for student in students:
+            shown.update(task, description=f"grading {source.name} of {student}")
+            yield student
+            shown.advance(task)
 
 
 def _grade_one(source: Source, course: Course, student: str, own: bool, limits: Limits, confined: bool) -> Report:
     from nbgrader.converters import Autograde
 
     path = course.root / "submitted" / student / source.name / f"{source.stem}.ipynb"
+    copy = course.instructor / "autograded" / student / source.name / path.name
+    before = copy.read_text(encoding="utf-8") if copy.is_file() else ""
     values = numbers(source, course.key, student) if own else None
     grader = Grader(source, values, limits, confined, released_answers(source, course))
-    problem = _unreadable(path)
+    problem, changed = _unreadable(path), list[str]()
     if not problem:
         log = io.StringIO()
         autograde = Autograde(coursedir=course.open(source, student), config=course.config(source, student))
@@ -101,12 +134,23 @@ def _grade_one(source: Source, course: Course, student: str, own: bool, limits: 
         try:
             with using_nbgrader():
                 autograde.start()
+            changed = by_hand.settle(source, course, student, _notebook(before), _notebook(copy.read_text(encoding="utf-8")))
         except Exception as error:  # one submission must not stop the others
+            if before:  # what scores by hand were given for; nbgrader has removed it
+                copy.write_text(before, encoding="utf-8")
             problem = f"could not be graded ({type(error).__name__}): {log.getvalue()[-2000:]}"
     if problem:
         return Report(student, dict.fromkeys(source.points, 0.0), sum(source.points.values()), problem)
-    _feedback(source, course, student)
-    return Report(student, _points(source, course, student), sum(source.points.values()), "", grader.errors)
+    points = _points(source, course, student)
+    _feedback(source, course, student, points)
+    return Report(student, points, sum(source.points.values()), "", grader.errors, changed)
+
+
+def _notebook(text: str) -> Any:
+    """The notebook, or nothing where there is no text."""
+    import nbformat
+
+    return nbformat.reads(text, as_version=4) if text else None
 
 
 def released_answers(source: Source, course: Course) -> dict[str, str]:
@@ -249,40 +293,45 @@ def _points(source: Source, course: Course, student: str) -> dict[str, float]:
     return {name: scores.get(name, 0.0) for name in source.points}
 
 
-def _feedback(source: Source, course: Course, student: str) -> None:
+def _feedback(source: Source, course: Course, student: str, points: dict[str, float]) -> None:
     """Write the feedback page: the student's notebook with points and messages, the hidden tests taken out again."""
-    from nbconvert.exporters import HTMLExporter
-    from nbgrader.converters import GenerateFeedback
+    import nbformat
+    from nbgrader.preprocessors import ClearHiddenTests, GetGrades
 
-    config = course.config(source, student)
-    config.ClearHiddenTests.enforce_metadata = False
-    feedback = GenerateFeedback(coursedir=course.open(source, student), config=config)
-    feedback.log = _logger(io.StringIO())
-    feedback.exporter_class = HTMLExporter
-    feedback.preprocessors = [*_steps("ClearHiddenTests", "GetGrades"), *feedback.preprocessors[1:]]
-    feedback.force = True
+    from mathcore.assess import feedback
+
+    place = Path(student) / source.name
+    graded: Any = nbformat.read(course.instructor / "autograded" / place / f"{source.stem}.ipynb", as_version=4)
+    resources = {"nbgrader": {"notebook": source.stem, "assignment": source.name, "student": student, "db_url": course.database}}
+    for cell in graded.cells:
+        if role(cell) == "test":  # not where a student may write: a marker without its end would stop it
+            ClearHiddenTests().preprocess_cell(cell, resources, 0)
     with using_nbgrader():
-        feedback.start()
+        GetGrades().preprocess(graded, resources)  # and the comments
+    path = course.root / "feedback" / place / f"{source.stem}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(feedback.page(graded, source, points), encoding="utf-8")
 
 
-def _write_grades(source: Source, course: Course, reports: list[Report]) -> None:
-    """Add the reports to ``grades/<set>.csv``; a student graded before gets a new row."""
+def _read_grades(source: Source, course: Course) -> dict[str, dict[str, Any]]:
+    """The rows of ``grades/<set>.csv`` by student, with the columns that the set has now."""
     path = course.root / "grades" / f"{source.name}.csv"
-    columns = ["student", "score", "total", *source.points, "note"]
-    rows: dict[str, dict[str, Any]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = {row["student"]: {k: row.get(k, "") for k in columns} for row in csv.DictReader(file)}
-    for report in reports:
-        rows[report.student] = {
-            "student": report.student,
-            "score": report.score,
-            "total": report.total,
-            **report.points,
-            "note": report.note,
-        }
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["student"]: {k: row.get(k, "") for k in _columns(source)} for row in csv.DictReader(file)}
+
+
+def _columns(source: Source) -> list[str]:
+    return ["student", "score", "total", *source.points, "note"]
+
+
+def _write_grades(source: Source, course: Course, rows: dict[str, dict[str, Any]], reports: list[Report]) -> None:
+    """Write ``grades/<set>.csv``: ``rows`` that were there, and the reports, which take the place of a student's row."""
+    new = {r.student: {"student": r.student, "score": r.score, "total": r.total, **r.points, "note": r.note} for r in reports}
+    path = course.root / "grades" / f"{source.name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, _columns(source))
         writer.writeheader()
-        writer.writerows(rows[student] for student in sorted(rows))
+        writer.writerows(row for _, row in sorted((rows | new).items()))

@@ -4,39 +4,50 @@ import re
 from pathlib import Path
 
 from mathcore.assess.release import student_version
-from mathcore.assess.source import Source, role
+from mathcore.assess.source import Source, grade_id, role
 
 
 def page(source: Source) -> str:
     """The hand-out as MyST text. Nothing of it is executed; the notebook it offers lies beside it."""
-    points = source.points
-    hours = source.notebook.metadata.get("mathcore", {}).get("hours")
     parts: list[str] = []
     for cell in student_version(source).cells:
         kind = role(cell)
         if kind == "text":
-            parts.append(cell.source if parts else _with_facts(cell.source, source, sum(points.values()), hours))
+            text = _for_the_book(cell.source)
+            parts.append(text if parts else _with_facts(text, source))
         elif kind == "answer":
             parts.append(_code(cell.source))
         else:
-            title = {
-                "test": f"Public test, {points.get(cell.metadata.nbgrader.grade_id, 0):g} points with the hidden ones",
-                "variant": "The numbers of the shared version",
-                "show": "The figure",
-            }
-            parts.append(f":::{{dropdown}} {title.get(kind, 'Given')}\n{_code(cell.source)}\n:::")
+            parts.append(f":::{{dropdown}} {_title(source, kind, grade_id(cell))}\n{_code(cell.source)}\n:::")
     return "\n\n".join(parts) + "\n"
 
 
-def _with_facts(text: str, source: Source, points: float, hours: float | None) -> str:
+def _title(source: Source, kind: str, name: str) -> str:
+    """What a folded cell is called, from its kind and its id."""
+    if kind == "test":
+        question = name.removeprefix("q").removesuffix("-test")
+        return f"Public test of question {question} ({source.points[name]:g} points with the hidden tests)"
+    return {"variant": "The numbers of the shared version", "show": "The figure"}.get(kind, f"Given: {name.replace('-', ' ')}")
+
+
+def _for_the_book(text: str) -> str:
+    """A cell's text as a page: names of notebooks become links, a heading is not broken before "points"."""
+    return re.sub(r"`((?:ch\d\d|app)-[a-z0-9-]+)`", r"{doc}`/notebooks/\1`", re.sub(r"\((\d+) points\)", "(\\1\u00a0points)", text))
+
+
+def _with_facts(text: str, source: Source) -> str:
     """The first cell, and under its title what one wants to know before starting."""
-    title, rest = text.split("\n", 1)
-    facts = f"{len(source.points)} questions, {points:g} points" + (f", about {hours:g} hours" if hours else "")
+    title, _, rest = text.partition("\n")
+    settings = source.notebook.metadata.get("mathcore", {})
+    facts = [f"{len(source.points)} questions, {sum(source.points.values()):g} points"]
+    facts += [f"about {settings['hours']:g} hours"] if "hours" in settings else []
+    facts += [f"to {{doc}}`chapter {settings['chapter']} </book/ch{settings['chapter']:02d}>`"] if "chapter" in settings else []
     link = f"{{download}}`{source.stem}.ipynb <downloads/{source.stem}.ipynb>`"
     note = (
-        f"{facts}. Work in the notebook: {link}. In a course, take the copy your instructor gives you instead: its numbers are yours alone."
+        f"{', '.join(facts)}. Work in the notebook: {link}. In a course, take the copy your instructor gives you instead: its numbers are yours "
+        "alone. {doc}`/book/problem-sets` says how to work on it."
     )
-    return f"{title}\n\n:::{{note}}\n{note}\n:::\n{rest}"
+    return f"{title}\n\n:::{{admonition}} The notebook\n:class: note handout\n{note}\n:::\n{rest}"
 
 
 def _code(text: str) -> str:

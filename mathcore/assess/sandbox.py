@@ -13,15 +13,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mathcore.assess import confine
-from mathcore.assess.wire import SLICE, Closed, Garbled, Stub, Wire
+from mathcore.assess import checks, confine
+from mathcore.assess.wire import Closed, Garbled, Stub, Wire
 
 
 @dataclass(frozen=True)
@@ -36,32 +35,6 @@ class Limits:
     memory: int = 4 << 30
     file_size: int = 64 << 20
     patience: float = 5.0
-
-
-class Watch:
-    """Says when the time of a process is up; looks at most five times a second."""
-
-    def __init__(self, pid: int, seconds: float, patience: float) -> None:
-        self._pid, self._seconds = pid, seconds
-        self._used, self._next = processor_seconds(pid), 0.0
-        self._end = time.monotonic() + patience * seconds
-
-    def __call__(self) -> bool:
-        """Whether it is up."""
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + SLICE
-        return now > self._end or processor_seconds(self._pid) - self._used > self._seconds
-
-
-def processor_seconds(pid: int) -> float:
-    """Processor time that a process has used so far; 0 where the system does not tell."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class StudentError(Exception):
@@ -95,7 +68,7 @@ class Submission:
         self._process: int | None = None
         self._wire: Any = None
         self._budget: float | None = None
-        self._watch: Watch | None = None
+        self._watch: confine.Watch | None = None
 
     def __enter__(self) -> "Submission":
         return self
@@ -122,10 +95,11 @@ class Submission:
 
     @contextmanager
     def budget(self, seconds: float) -> Iterator[None]:
-        """All calls inside this block together get ``seconds``."""
+        """A test runs inside this block: all its calls together get ``seconds``, and the checks keep the right values to themselves."""
         self._budget = seconds
         try:
-            yield
+            with checks.discreet():
+                yield
         finally:
             self._budget = self._watch = None
 
@@ -144,7 +118,7 @@ class Submission:
         if self._process is None:
             self._start()
         assert self._process is not None
-        watch = self._watch or Watch(self._process, self._budget or seconds, self.limits.patience)
+        watch = self._watch or confine.Watch(self._process, self._budget or seconds, self.limits.patience)
         if self._budget:
             self._watch = watch
         try:
@@ -159,7 +133,7 @@ class Submission:
             self.kill()
             raise ProcessEnded(f"the process of your notebook {reason}") from None
 
-    def _converse(self, request: dict, watch: Watch) -> Any:
+    def _converse(self, request: dict, watch: confine.Watch) -> Any:
         self._wire.send(request, watch)
         while True:
             reply = self._wire.receive(watch)
@@ -200,12 +174,12 @@ class Submission:
         os.close(here[1])
         self._wire = Line(here[0], there[1], self)
         try:
-            self._wire.receive(Watch(self._process, 60, self.limits.patience))
+            self._wire.receive(confine.Watch(self._process, 60, self.limits.patience))
         except (Closed, TimeoutError, Garbled):
             self.kill()
             raise RuntimeError("the submission's process did not start: its confinement was refused by the system") from None
         for source in self._done:
-            self._converse({"op": "run", "source": source}, Watch(self._process, self.limits.cell_seconds, self.limits.patience))
+            self._converse({"op": "run", "source": source}, confine.Watch(self._process, self.limits.cell_seconds, self.limits.patience))
 
 
 class Template:

@@ -9,7 +9,6 @@ import json
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,12 @@ from typing import Any
 
 from mathcore._validate import positive
 from mathcore.assess import tree
+from mathcore.assess.confine import SLICE, Watch
 
 MEMORY = 2 << 30
 """Bytes of address space of the process that compares."""
+PATIENCE = 5.0
+"""Seconds that may pass on the wall for each second of processor time that a comparison is allowed: a busy machine fails nobody."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def compare(
     subs: Mapping[Any, Any] | None = None,
     seconds: float = 20.0,
 ) -> Comparison:
-    """Compare the student's expression ``got`` with ``expected``, by expansion and then at random points that respect the symbols' assumptions.
+    """Compare the student's expression ``got`` with ``expected``, by their values at random points that respect the symbols' assumptions.
 
     Symbols are the same if their names are; the assumptions of ``expected`` hold. Undefined functions are replaced by random smooth positive ones.
 
@@ -53,7 +55,7 @@ def compare(
         got: sympy expression, a matrix or (nested) tuple of them, a number, or an :class:`Answer`. expected: the same, trusted.
         where: ranges ``{name: (low, high)}`` of symbols, instead of those that follow from their assumptions.
         subs: replacements made in ``got`` before the comparison, symbols or names to expressions (to check a limit or a special case).
-        seconds: time limit of the whole comparison.
+        seconds: processor time that the whole comparison may take.
 
     Raises:
         ValueError: ``expected`` or ``subs`` cannot be described (see :func:`tree.encode`), or a limit that is not positive.
@@ -119,14 +121,15 @@ class Worker:
         """Return the answer to one request.
 
         Raises:
-            TimeoutError: none within ``seconds``. EOFError: the process ended instead.
+            TimeoutError: none within ``seconds`` of the process's own time. EOFError: the process ended instead.
         """
         process = self._running()
         assert process.stdin is not None
+        watch = Watch(process.pid, seconds, PATIENCE)
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
-            line = _read_line(process, time.monotonic() + seconds)
+            line = _read_line(process, watch)
         except (TimeoutError, EOFError, BrokenPipeError) as error:
             self.close()
             raise TimeoutError if isinstance(error, TimeoutError) else EOFError from error
@@ -152,18 +155,18 @@ class Worker:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
             )
-            if _read_line(self._process, time.monotonic() + 60) != b"ready\n":  # importing sympy is not the student's time
+            if _read_line(self._process, Watch(self._process.pid, 60, PATIENCE)) != b"ready\n":  # importing sympy is not the student's time
                 raise RuntimeError("the process that compares expressions did not start")
         return self._process
 
 
-def _read_line(process: subprocess.Popen, deadline: float) -> bytes:
+def _read_line(process: subprocess.Popen, expired: Watch) -> bytes:
     assert process.stdout is not None
     line = b""
     while not line.endswith(b"\n"):
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-            raise TimeoutError
+        while not select.select([process.stdout], [], [], SLICE)[0]:
+            if expired():
+                raise TimeoutError
         chunk = process.stdout.read1(1 << 16)  # type: ignore[attr-defined]
         if not chunk:
             raise EOFError

@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import sympy as sp
 import torch
 
 from mathcore.assess import checks
+from mathcore.assess.symbolic import Answer
 
 TRUTH = torch.tensor([0.5, -1.5, 2.0, 3.0], dtype=torch.float64)
 
@@ -27,6 +29,7 @@ TRUTH = torch.tensor([0.5, -1.5, 2.0, 3.0], dtype=torch.float64)
         (None, "return missing"),
         ("text", "should be numbers"),
         (object(), "should be numbers"),
+        (TRUTH + 1j, "should be real numbers, is complex"),
     ],
 )
 def test_close_names_the_mistake(got, says):
@@ -41,16 +44,78 @@ def test_standard_deviation_for_variance():
 
 def test_tolerance_follows_the_precision():
     checks.close(TRUTH * (1 + 1e-13), TRUTH, "double")
-    checks.close((TRUTH * (1 + 1e-5)).float(), TRUTH, "single")
+    checks.close(TRUTH.float(), TRUTH, "single, rounded once at the end")
+    checks.close((TRUTH / 7).float(), TRUTH / 7, "single, rounded once at the end")
     with pytest.raises(AssertionError):
         checks.close(TRUTH * (1 + 1e-5), TRUTH, "double")
-    with pytest.raises(AssertionError):
-        checks.close((TRUTH * (1 + 1e-3)).float(), TRUTH, "single")
+    with pytest.raises(AssertionError, match=r"off by.*The result has dtype float32: calculate and return float64"):
+        checks.close((TRUTH * (1 + 1e-6)).float(), TRUTH, "single")
+    with pytest.raises(AssertionError, match="dtype bfloat16"):
+        checks.close((TRUTH / 7).bfloat16(), TRUTH / 7, "half", rtol=1e-9)
+    with pytest.raises(AssertionError, match="calculated in float32"):
+        checks.close((TRUTH / 7).float().double(), TRUTH / 7, "single in the middle")
     checks.close(0.1 + 0.2, 0.3, "Python's own numbers are doubles")
     checks.close([0.1, 0.2], np.array([0.1, 0.2]), "lists and arrays")
     checks.close(3, 3, "integers")
     with pytest.raises(AssertionError, match="off by 1"):
         checks.close(2, 3, "integers")
+
+
+def test_no_dtype_of_an_answer_buys_tolerance():
+    wrong = TRUTH.clone()
+    wrong[0] *= 1.001
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        for result, truth in ((wrong, TRUTH), (TRUTH, wrong), (wrong.to(dtype), TRUTH.to(dtype))):
+            if not torch.equal(result.to(dtype), truth):
+                with pytest.raises(AssertionError, match="off by"):
+                    checks.close(result.to(dtype), truth, "the ratio", condition=1e7)
+    checks.close(torch.tensor([1.0, 1e8]), torch.tensor([1.0, 1e8], dtype=torch.float64), "of two sizes", condition=1)
+    with pytest.raises(AssertionError, match=r"index \(0,\)"):  # the rounding of a large entry excuses no small one
+        checks.close(torch.tensor([2.0, 1e8]), torch.tensor([1.0, 1e8], dtype=torch.float64), "of two sizes", condition=1)
+
+
+def test_a_wrong_number_is_told_the_right_one_except_by_the_grader():
+    with pytest.raises(AssertionError, match=r"the gain: off by 0\.081, allowed are 4e-13: is 2\.081, should be 2\."):
+        checks.close(2.081, 2.0, "the gain")
+    with pytest.raises(AssertionError, match=r"at index \(1,\).*is -1\.500000001, should be -1\.5\."):
+        checks.close(TRUTH - torch.tensor([0, 1e-9, 0, 0], dtype=torch.float64), TRUTH, "the gain")
+    with checks.discreet(), pytest.raises(AssertionError) as caught:
+        checks.close(2.081, 2.125, "the gain")
+    assert str(caught.value) == "the gain: off by 0.044, allowed are 5e-13."
+
+
+def test_several_values_are_taken_apart():
+    assert checks.parts((1, 2, 3), 3, "a step") == (1, 2, 3)
+    assert checks.parts([[1], 2], 2, "a step") == ([1], 2)
+    assert [float(v) for v in checks.parts(TRUTH, 4, "a step")] == TRUTH.tolist()
+    for got, says in (
+        ((1, 2), "a step: should be 3 values, are 2"),
+        ((1,), "should be 3 values, is 1"),
+        (1.0, r"should be 3 values, is 1\.0"),
+        (torch.tensor(1.0), "should be 3 values, is a Tensor"),
+        ({1: 2, 3: 4, 5: 6}, "is a dict"),
+        ("abc", "is 'abc'"),
+        (None, "is a return missing"),
+    ):
+        with pytest.raises(AssertionError, match=says):
+            checks.parts(got, 3, "a step")
+
+
+def test_numbers_to_calculate_with():
+    assert torch.equal(checks.numbers([1, 2], "R"), torch.tensor([1.0, 2.0], dtype=torch.float64))
+    assert checks.numbers(TRUTH.clone().requires_grad_(), "R").requires_grad is False
+    for got, says in (
+        (torch.eye(2), "R: has dtype float32: calculate and return float64"),
+        (None, "return missing"),
+        (1j, "complex"),
+    ):
+        with pytest.raises(AssertionError, match=says):
+            checks.numbers(got, "R")
+
+
+def test_a_comma_too_many():
+    with pytest.raises(AssertionError, match="tuple of one: remove the comma"):
+        checks.close((2.0,), 2.0, "the gain")
 
 
 def test_order():
@@ -114,3 +179,11 @@ def test_counted():
     model = checks.Counted(lambda x, t: x * t)
     assert model(2.0, torch.tensor(3.0)) == 6.0
     assert (model.calls, model.times) == (1, [3.0])
+
+
+def test_numbers_of_sympy_are_numbers():
+    checks.close(sp.Float("0.25"), 0.25, "here")
+    checks.close((sp.Rational(1, 4), sp.sqrt(2)), [0.25, 2**0.5], "here", rtol=1e-12)
+    checks.close(Answer(["Parts", ["Rational", "1", "4"], ["Float", "0.5", 53]]), [0.25, 0.5], "from another process")
+    with pytest.raises(AssertionError, match="return float"):
+        checks.close(Answer(["Symbol", "x", {}]), 0.25, "here")

@@ -3,10 +3,12 @@
 import copy
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,7 +59,7 @@ MISTAKES = {
         "q5",
         "return 1 - sp.exp(-h), h - 1 + sp.exp(-h), h**2 / 2 - h + 1 - sp.exp(-h)",
         "return 1 - sp.exp(-1), sp.exp(-1), sp.Rational(1, 2) - sp.exp(-1)",
-        "does not contain h",
+        "does not depend on h",
     ),
     "hidden tests": ("q4", "import numpy as np", "import numpy as np\n    steal()", "Permission denied" if CONFINED else "steal"),
     "exit": ("q6", "old = None", "import sys\n    sys.exit(0)", "SystemExit"),
@@ -71,12 +73,14 @@ MISTAKES = {
         'return "1 - exp(-h)", "h", "__import__(\'os\').system(\'true\')"',
         "should be a sympy expression",
     ),
+    "invented": ("q2", "s, t = 0.6, 0.4", "return 0.8, 0.3, -5.0", "at your two times"),
+    "made up": ("q7", "sizes, errors = [160, 320, 640], []", "return [1e-3, 2.5e-4, 6.25e-5], 2.0", "the error of the port"),
 }
 STUDENTS = {
     "good": [],
     "wrong-1": ["sign", "variance", "index", "loop", "memory"],
     "wrong-2": ["square", "hidden tests", "hard-coded", "exit", "hard exit"],
-    "wrong-3": ["number", "string", "patched", "forged"],
+    "wrong-3": ["number", "string", "patched", "forged", "invented", "made up"],
 }
 STEAL = f"""def steal():
     import os
@@ -137,6 +141,7 @@ def vandalised(problem, released, course):
         "hoard = []\nwhile True: hoard.append(bytearray(1 << 30))",
         "raise KeyboardInterrupt",
         "def broken(:",
+        "### BEGIN HIDDEN TESTS",
         FORGED_PICTURE,
     ]
     notebook.cells[end:end] = [nbformat.v4.new_code_cell(text) for text in own]
@@ -308,12 +313,12 @@ def test_feedback_shows_points_and_messages_but_no_hidden_test(graded):
     problem, course, reports = graded
     for student in (*STUDENTS, "untouched", "vandal"):
         page = (course.root / "feedback" / student / "ps09" / f"{problem.stem}.html").read_text(encoding="utf-8")
-        assert f"{reports[student].score:g} / 100" in page.replace(".0", ""), student
+        assert f'<p class="total">{reports[student].score:g} of 100 points</p>' in page, student
         assert leaked(page, hidden_of(problem)) == [], student
         assert not re.search(r"<script>alert|<img[^>]*onerror|href=.javascript|src=.data:image/png;base64,.{0,40}<", page), student
     idle = {s: (course.root / "feedback" / s / "ps09" / f"{problem.stem}.html").read_text(encoding="utf-8") for s in ("good", "untouched")}
-    assert "No response" not in idle["good"]
-    assert idle["untouched"].count("No response") >= len(problem.points)  # one for every answer cell as it was handed out
+    assert "not answered" not in idle["good"]
+    assert idle["untouched"].count("not answered") == idle["untouched"].count("Your answer, as it was handed out") == len(problem.points)
     page = (course.root / "feedback" / "wrong-1" / "ps09" / f"{problem.stem}.html").read_text(encoding="utf-8")
     assert "wrong sign in one of its terms" in page
     assert "is there a loop that never ends?" in page
@@ -340,21 +345,114 @@ def test_a_course_that_was_not_released_or_not_handed_in(tmp_path):
         grading.grade(problem, release.Course(tmp_path))
 
 
+def roster_of(*students):
+    return {student: {} for student in students}
+
+
+def handed_in(course, student):
+    return course.root / "submitted" / student / "ps09" / "ps09-solvers.ipynb"
+
+
+def put(path, text, day):
+    """A file that was modified on a day of March 2026."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    stamp = datetime(2026, 3, day, 9, tzinfo=UTC).timestamp()
+    os.utime(path, (stamp, stamp))
+
+
+def packed(folder, target):
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in folder.rglob("*.*"):
+            archive.write(path, path.relative_to(folder))
+    return target
+
+
 def test_downloads_find_their_owners(tmp_path):
     problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
     course, inbox = release.Course(tmp_path / "course"), tmp_path / "inbox"
     for name in ("Smith_ann_4711_ps09-solvers.ipynb", "bob/ps09-solvers.ipynb", "anna.ipynb", "stranger/x.ipynb", "eve_late.ipynb"):
-        (inbox / name).parent.mkdir(parents=True, exist_ok=True)
-        (inbox / name).write_text(name)
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        for path in inbox.rglob("*.ipynb"):
-            archive.write(path, path.relative_to(inbox))
-    for place in (inbox, tmp_path / "all.zip"):
-        result = collecting.collect(place, problem, course, ["ann", "anna", "bob", "eve", "zoe"])
-        assert (result.taken, result.missing, result.unmatched) == (["ann", "anna", "bob", "eve"], ["zoe"], ["stranger/x.ipynb"])
-    assert (course.root / "submitted" / "ann" / "ps09" / "ps09-solvers.ipynb").read_text().startswith("Smith_ann")
+        put(inbox / name, name, 4)
+    put(inbox / "__MACOSX" / "._bob.ipynb", "a shadow", 5)
+    put(inbox / ".ipynb_checkpoints" / "bob.ipynb", "a checkpoint", 5)
+    put(inbox / "zoe_ps09.pdf", "a picture of an answer", 4)
+    everybody = roster_of("ann", "anna", "bob", "eve", "zoe")
+    for place in (inbox, packed(inbox, tmp_path / "all.zip")):
+        result = collecting.collect(place, problem, course, everybody)
+        assert (result.taken, result.missing) == (["ann", "anna", "bob", "eve"], ["zoe"])
+        assert result.unplaced == {
+            "stranger/x.ipynb": "no id or name of the roster stands in its path as a word",
+            "zoe_ps09.pdf": "zoe sent no notebook but this",
+        }
+        assert (result.replaced, result.older, result.chosen) == ({}, {}, {})  # the same files a second time are no news
+    assert handed_in(course, "ann").read_text().startswith("Smith_ann")
+    assert handed_in(course, "bob").read_text() == "bob/ps09-solvers.ipynb"
     with pytest.raises(ValueError, match="no folder or zip"):
-        collecting.collect(tmp_path / "none", problem, course, ["ann"])
+        collecting.collect(tmp_path / "none", problem, course, everybody)
+
+
+PLATFORMS = [  # path of a download, roster, owner or what is said
+    ("smithann_4711_99887_ps09-solvers-1.ipynb", roster_of("smithann", "jonesbob"), "smithann"),
+    ("smithann_LATE_4711_99887_ps09-solvers.ipynb", roster_of("smithann", "jonesbob"), "smithann"),
+    ("smithann_LATE_4711_99887_ps09-solvers.ipynb", roster_of("4711", "471", "9988"), "4711"),
+    ("smithann_4711_99887_ps09-solvers-1.ipynb", roster_of("4711", "1"), "4711"),  # the attempt's number is nobody's id
+    ("smithann_4711_99887_ps09-solvers.ipynb", roster_of("4711", "99887"), "it could be of 4711 or 99887"),
+    ("SmithAnn_ps09-solvers.ipynb", roster_of("smithann"), "it has smithann only in another case"),
+    ("ann-lee_ps09-solvers.ipynb", roster_of("ann", "ann-lee"), "ann-lee"),
+    ("ann_ps09_with_bob.ipynb", roster_of("ann", "bob"), "it could be of ann or bob"),
+    ("ann_ps03-scores.ipynb", roster_of("ann"), "its name says ps03"),
+    ("Ann Smith_48213_assignsubmission_file_/ps09-solvers.ipynb", roster_of("ann"), "it has ann only in another case"),
+    (
+        "Ann Smith_48213_assignsubmission_file_/ps09-solvers.ipynb",
+        {"as2": {"first_name": "Ann", "last_name": "Smith"}, "Ann": {"first_name": "Ann", "last_name": "Jones"}},
+        "as2",
+    ),
+    (
+        "Ann Smith_48213_assignsubmission_file_/ps09-solvers.ipynb",
+        {student: {"first_name": "Ann", "last_name": "Smith"} for student in ("as2", "as3")},
+        "it could be of as2 or as3",
+    ),
+    ("Zoe\u0301 Noe\u0308l_7_assignsubmission_file_/a.ipynb", {"zn": {"first_name": "Zo\u00e9", "last_name": "No\u00ebl"}}, "zn"),
+]
+
+
+@pytest.mark.parametrize(("path", "roster", "expected"), PLATFORMS)
+def test_names_of_canvas_and_moodle(path, roster, expected, tmp_path):
+    problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
+    put(tmp_path / "inbox" / path, "x", 4)
+    result = collecting.collect(tmp_path / "inbox", problem, release.Course(tmp_path / "course"), roster)
+    assert [*result.taken, *result.unplaced.values()] == [expected]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_later_submission_replaces_an_earlier_one_and_never_the_other_way_round(tmp_path, zipped):
+    problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
+    course = release.Course(tmp_path / "course")
+
+    def collect(name, text, day):
+        put(tmp_path / name / "ann_ps09.ipynb", text, day)
+        place = packed(tmp_path / name, tmp_path / f"{name}.zip") if zipped else tmp_path / name
+        return collecting.collect(place, problem, course, roster_of("ann", "bob"))
+
+    first = collect("monday", "half", 2)
+    assert (first.taken, first.missing, first.replaced) == (["ann"], ["bob"], {})
+    written = datetime.fromtimestamp(handed_in(course, "ann").stat().st_mtime, UTC)
+    assert written.date().isoformat() == "2026-03-02"  # it keeps its time
+    second = collect("thursday", "whole", 5)
+    kept = second.replaced["ann"]
+    assert kept.parent == course.instructor / "replaced" / "ann"
+    assert re.fullmatch(r"ps09-2026-03-02T\d{6}Z\.ipynb", kept.name)
+    assert (kept.read_text(), handed_in(course, "ann").read_text()) == ("half", "whole")
+    third = collect("tuesday", "", 3)
+    assert (third.taken, third.older, third.replaced, third.missing) == ([], {"ann": "ann_ps09.ipynb"}, {}, ["bob"])
+    assert handed_in(course, "ann").read_text() == "whole"
+    put(tmp_path / "bobs" / "bob.ipynb", "b", 6)
+    assert collecting.collect(tmp_path / "bobs", problem, course, roster_of("ann", "bob")).missing == []  # ann handed in before
+    again = [collect("friday", "more", 6).replaced["ann"], collect("saturday", "half again", 6).replaced["ann"]]
+    assert [path.read_text() for path in again] == ["whole", "more"]
+    put(handed_in(course, "ann"), "another of monday", 2)
+    assert collect("sunday", "all", 8).replaced["ann"].name == kept.stem + "-2.ipynb"
+    assert kept.read_text() == "half"
 
 
 def test_of_two_attempts_in_an_archive_the_later_counts(tmp_path):
@@ -363,7 +461,7 @@ def test_of_two_attempts_in_an_archive_the_later_counts(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for name, day in (("ann_first.ipynb", 4), ("ann_second.ipynb", 5), ("ann_zeroth.ipynb", 3)):
             archive.writestr(zipfile.ZipInfo(name, (2026, 3, day, 9, 0, 0)), name)
-    result = collecting.collect(tmp_path / "all.zip", problem, course, ["ann"])
+    result = collecting.collect(tmp_path / "all.zip", problem, course, roster_of("ann"))
     assert result.chosen == {"ann": "ann_second.ipynb"}
     assert (course.root / "submitted" / "ann" / "ps09" / "ps09-solvers.ipynb").read_text() == "ann_second.ipynb"
 

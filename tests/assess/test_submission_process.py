@@ -1,6 +1,8 @@
 """The process of a submission: what it can be given and give back, what it cannot do, and that nothing it does ends more than itself."""
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 import sympy as sp
@@ -177,6 +179,86 @@ def test_withheld_modules(process):
     assert "asks you to write" in process.run("import mathcore.solvers")["error"][1]
     assert "asks you to write" in process.run("from mathcore.solvers.ddim import ddim")["error"][1]
     assert process.run("from mathcore.oracle import AffineGaussianOracle")["error"] is None
+
+
+SETS = sorted((Path(__file__).resolve().parents[2] / "notebooks" / "problem_sets").glob("ps*/*.ipynb"))
+WALK = """
+import gc, sys, types
+found = {name for name in sys.modules}
+for thing in gc.get_objects():
+    if isinstance(thing, types.ModuleType): found.add(str(thing.__name__))
+    elif isinstance(thing, (type, types.FunctionType)): found.add(str(thing.__module__))
+    elif type(thing) is dict and type(thing.get("__name__")) is str: found.add(thing["__name__"])
+found = sorted(found)
+"""
+
+
+WAYS = {
+    "import {module}": "ImportError",
+    "from mathcore import {short}": "ImportError",
+    "from {module} import *": "ImportError",
+    "import importlib; importlib.import_module({module!r})": "ImportError",
+    "import mathcore; mathcore.{short}": "AttributeError",
+    "import sys; sys.modules[{module!r}]": "KeyError",
+}
+TRY = """
+def attempt(text):
+    try: exec(text, dict())
+    except BaseException as error: return type(error).__name__
+    return ""
+got = [attempt(text) for text in {attempts}]
+"""
+
+
+@pytest.mark.parametrize("path", SETS, ids=[path.stem for path in SETS])
+def test_nothing_withheld_is_in_the_process_of_a_set(path):
+    cells = json.loads(path.read_text())
+    withheld = cells["metadata"]["mathcore"]["withheld"]
+    given = ["".join(c["source"]) for c in cells["cells"] if c["metadata"].get("nbgrader", {}).get("grade_id") in ("imports", "problem")]
+    assert withheld
+    assert given
+    with Submission(LIMITS, withheld=withheld, confined=CONFINED) as submission:
+        for text in given[:1]:  # what the set itself imports leads nowhere either
+            assert submission.run(text)["error"] is None
+        attempts = [
+            [text.format(module=module, short=module.removeprefix("mathcore.")), kind] for module in withheld for text, kind in WAYS.items()
+        ]
+        assert submission.run(TRY.format(attempts=[text for text, _ in attempts]))["error"] is None
+        assert [[text, got] for (text, _), got in zip(attempts, submission.names(["got"])["got"])] == attempts
+        submission.run(WALK)
+        loaded = submission.names(["found"])["found"]
+        assert "mathcore.assess.checks" in loaded
+        assert not [name for name in loaded if any(name == w or name.startswith(f"{w}.") for w in withheld)]
+        if CONFINED:  # without our refusal the files are still closed
+            submission.run("import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != 'Withheld']")
+            submission.run(TRY.format(attempts=[f"import {module}" for module in withheld]))
+            assert "" not in submission.names(["got"])["got"]
+
+
+def test_what_was_loaded_before_it_was_withheld_is_gone_too():
+    with Submission(LIMITS, withheld=["mathcore._validate"], confined=CONFINED) as submission:  # the template needs this one itself
+        assert submission.run("import mathcore; mathcore._validate")["error"][0] == "AttributeError"
+        assert submission.run("from mathcore import _validate")["error"][0] == "ImportError"
+
+
+def test_bytecode_of_withheld_modules_is_closed(tmp_path, monkeypatch):
+    package = tmp_path / "book"
+    for name in ("oracle.py", "oracle_notes.py", "solvers/ddim.py", "assess/confine.py", "__pycache__/oracle.cpython-313.pyc"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).touch()
+    (package / "__pycache__" / "oracle_notes.cpython-313.pyc").touch()
+    monkeypatch.setattr(confine, "__file__", str(package / "assess" / "confine.py"))
+    read, _ = confine.readable(["mathcore.oracle", "mathcore.solvers"])
+    mine = {Path(path).relative_to(package).as_posix() for path in read if path.startswith(str(package))}
+    assert mine == {"oracle_notes.py", "assess", "__pycache__/oracle_notes.cpython-313.pyc"}
+
+
+def test_a_test_of_the_grader_keeps_the_right_values():
+    from mathcore.assess import checks
+
+    with Submission(LIMITS, confined=CONFINED) as submission, submission.budget(5), pytest.raises(AssertionError) as caught:
+        checks.close(1.0, 2.125, "the gain")
+    assert "2.125" not in str(caught.value)
 
 
 @needs_landlock

@@ -1,5 +1,7 @@
 """Equivalent forms pass, plausible mistakes are named, nothing hangs. The expressions are DDIM's step and a few elementary ones, so the verdicts are known."""
 
+import signal
+import threading
 import time
 
 import pytest
@@ -49,12 +51,18 @@ def test_an_equivalent_form_is_accepted(got, expected):
         (x + s_t * e, STEP, "missing symbol", "alpha_s, alpha_t, sigma_s"),
         (h - 1 + sp.exp(-h) + 3, h - 1 + sp.exp(-h), "constant", "constant 3"),
         (h + sp.exp(-h), h - 1 + sp.exp(-h), "term", "lacks one"),
-        (STEP + sp.Symbol("q"), STEP, "extra symbol", "contains q"),
+        (STEP + sp.Symbol("q"), STEP, "extra symbol", "depends on q"),
         (STEP.xreplace({a_s: a_t, a_t: a_s, s_s: s_t, s_t: s_s}), STEP, "swapped", "indices s and t exchanged"),
         (x - t, t - x, "sign", "wrong sign"),
         (sp.exp(h**2), sp.sin(h), "value", "another number"),
         ((x, -t), (x, t), "sign", "part 2"),
-        ((x, t, t), (x, t), "shape", "2 expressions"),
+        ((x, t, t), (x, t), "shape", "a tuple of 2 expressions, it is a tuple of 3 expressions"),
+        ((x, t), x, "shape", "one expression, it is a tuple of 2"),
+        ((x,), x, "shape", "is a tuple of one: remove the comma"),
+        ((t, h - t, x), (x, t, h - t), "order", "the parts of the answer are right, but in another order"),
+        ((x, (h, t)), (x, (t, h)), "order", "the parts of part 2 of the answer"),
+        ((t, x, x), (x, t, h), "extra symbol", "part 1 of the answer"),
+        ((sp.Matrix([x]), t), (t, sp.Matrix([x])), "order", "in another order"),
         (sp.Matrix([[x]]), sp.Matrix([[x, x]]), "shape", "shape"),
         (sp.Matrix([[x, t]]), sp.Matrix([[x, -t]]), "sign", r"entry \(0, 1\)"),
         (None, STEP, "type", "return missing"),
@@ -75,6 +83,56 @@ def test_a_mistake_is_named(got, expected, kind, says):
 def test_a_small_difference_is_seen_and_a_large_expression_is_not_one():
     assert not symbolic.compare(STEP + e * sp.Rational(1, 10**9), STEP).equal
     assert symbolic.compare(sp.expand((x + t + h) ** 12), (x + t + h) ** 12).equal
+
+
+P = sp.Symbol("P", real=True)
+S, s_d = sp.symbols("S s_d", positive=True)
+LEVEL = t / (1 - t)
+WEIGHT = sp.exp(-((sp.log(LEVEL) - P) ** 2) / (2 * S**2)) / (S * sp.sqrt(2 * sp.pi)) * (1 + LEVEL**2 / s_d**2) / LEVEL
+POWERS = LEVEL ** (P / S**2 - 1) * sp.exp(-(sp.log(LEVEL) ** 2 + P**2) / (2 * S**2)) * (1 + LEVEL**2 / s_d**2) / (S * sp.sqrt(2 * sp.pi))
+LOG_SNR = sp.log((1 - t) / t)
+DENSITY = (s_d**2 + sp.exp(-2 * LOG_SNR)) / s_d**2 * sp.exp(-((LOG_SNR + P) ** 2) / (2 * S**2)) / sp.sqrt(2 * sp.pi * S**2)
+INSIDE = {"t": (0.1, 0.9), "P": (-1, 1), "S": (0.6, 1.5), "s_d": (0.4, 1.5)}
+
+
+@pytest.mark.parametrize("form", [WEIGHT, sp.expand(WEIGHT), POWERS], ids=["as derived", "expanded", "as a power"])
+def test_what_algebra_does_not_finish_is_compared_by_numbers(form):
+    """The log-normal density of noise levels as a weight for flow matching: sympy expands or simplifies none of its forms within minutes."""
+
+    def compared(got):
+        return symbolic.compare(got, DENSITY * sp.exp(LOG_SNR), where=INSIDE, seconds=10)
+
+    assert compared(form).equal
+    assert compared(form * (2 - 2 * t)).kind == "value"
+    assert compared(-form).kind == "sign"
+    assert compared(form * 3).kind == "factor"
+    assert compared(form * s_d).kind == "power"
+    assert compared(form + sp.Symbol("q")).kind == "extra symbol"
+
+
+def test_poles_branches_and_bound_symbols():
+    assert symbolic.compare((x**2 - t**2) / (x - t), x + t).equal
+    assert not symbolic.compare(sp.sqrt(x**2), x).equal  # x is real, not positive
+    assert not symbolic.compare(sp.log(x**2) / 2, sp.log(x)).equal  # differ by i pi left of 0
+    assert symbolic.compare(sp.log(x**2) / 2, sp.log(sp.Abs(x))).equal
+    assert symbolic.compare(sp.Integral(t * sp.exp(-t * h), (t, 0, t)), (1 - (1 + t * h) * sp.exp(-t * h)) / h**2).equal
+    n = sp.Symbol("n", integer=True, positive=True)
+    assert symbolic.compare(sp.Sum(n, (n, 1, n)), n * (n + 1) / 2).equal
+    assert not symbolic.compare(h / sp.Integer(0), h).equal
+
+
+def test_the_limit_is_processor_time_not_the_clock_of_a_busy_machine():
+    symbolic.compare(x, x)
+    process = symbolic._WORKER._running()
+    process.send_signal(signal.SIGSTOP)  # others have the machine for three seconds
+    timer = threading.Timer(3, process.send_signal, [signal.SIGCONT])
+    timer.start()
+    assert symbolic.compare(x, x, seconds=1).equal
+    timer.join()
+    process.send_signal(signal.SIGSTOP)  # for ever
+    start = time.monotonic()
+    assert symbolic.compare(x, x, seconds=0.5).kind == "time"
+    assert time.monotonic() - start > 2
 
 
 def test_special_cases_and_ranges():
@@ -123,3 +181,21 @@ def test_bad_input_of_the_author(user_errors):
         symbolic.compare(x, x, seconds=0)
     with pytest.raises(ValueError, match="expected must be a sympy expression, got str"):
         symbolic.compare(x, "x")
+
+
+@pytest.mark.parametrize(
+    ("answer", "name", "value", "limit"),
+    [
+        ("2 * d / (1 - (1 - d / w) ** 2)", "d", 0, "w"),  # the fixed point of x <- (1 - d / w) x + noise, as everybody writes it
+        ("(a * z / w**2) / (1 / s**2 + a**2 / w**2)", "w", 0, "z / a"),  # a product of Gaussians
+        ("sin(d) / d", "d", 0, "1"),
+    ],
+)
+def test_a_special_case_that_reads_zero_over_zero(answer, name, value, limit):
+    """A right formula is right also where it cannot be evaluated as it stands."""
+    letters = {s: sp.Symbol(s, positive=True) for s in "adswz"}
+    got, want = sp.sympify(answer, locals=letters), sp.sympify(limit, locals=letters)
+    assert symbolic.compare(got, want, subs={name: value}).equal
+    wrong = symbolic.compare(got, 2 * want, subs={name: value})
+    assert not wrong.equal
+    assert f"at {name} = {value}" in wrong.message
