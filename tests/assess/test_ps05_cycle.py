@@ -7,10 +7,10 @@ POINTS = {"q1": 10, "q2": 15, "q3": 15, "q4": 10, "q5": 15, "q6": 15, "q7": 10, 
 # (question, what is replaced in the solution, by what, what the message must say)
 MISTAKES = {
     "all across": ("q1", "** (d - 1) * (1", "** d * (1", "a strong push"),
-    "only pushes": ("q1", "return -c", "return 0 * c", "the smallest beta"),
+    "only pushes": ("q1", "return -c", "return 0 * c", "your smallest beta"),
     "wrong root": ("q1", "(k + sp.sqrt(", "(k - sp.sqrt(", "without a push"),
     "determinant at x": ("q2", "bent = torch.tanh((low + high) / 2 + b)", "bent = torch.tanh(goal + b)", "the mass of a model"),
-    "wrong order": ("q2", "in reversed(layers)", "in layers", "3 layers in dimension 2"),
+    "wrong order": ("q2", "in reversed(layers)", "in layers", "two shears"),
     "bisected too little": ("q2", "range(80)", "range(20)", "3 layers in dimension 2"),
     "sign of the divergence": ("q3", "prior_log_prob(x) + total", "prior_log_prob(x) - total", "the mass of the law"),
     "forward": ("q3", "step = -1.0 / n", "step = 1.0 / n", "moved to the right"),
@@ -50,7 +50,7 @@ MISTAKES = {
     "right on average": (
         "q8",
         "times[:, None] * above",
-        "times[torch.randperm(len(times))][:, None] * above",
+        "times[torch.randperm(len(times), generator=generator)][:, None] * above",
         "the uniform law in dimension 1",
     ),
     "overflow": (
@@ -60,6 +60,17 @@ MISTAKES = {
         "dimension 300.*NaN",
     ),
     "flux": ("q8", "* d * t / (r", "* d * t**2 / (r", "the profile of the flux"),
+    "other slope": ("q1", "return -c", "return -1 - c / 2", "for your smallest beta, which should vanish"),
+    "clock of the data": ("q3", "now = 1 + i * step", "now = -i * step", "the time of the first call"),
+    "stays at its start": ("q4", "return a * m0 + b * m1 + sp.sqrt(var) / s0 * (x_start - m0)", "return x_start", "half-way, the particle"),
+    "two integrals exchanged": (
+        "q6",
+        "return M, float((simpson * bent).sum()), float((simpson * torch.stack(left)).sum())",
+        "return M, float((simpson * torch.stack(left)).sum()), float((simpson * bent).sum())",
+        "straightness and variance for independent",
+    ),
+    "turned the other way": ("q7", "[[0.0, -1.0], [1.0, 0.0]]", "[[0.0, 1.0], [-1.0, 0.0]]", "which way does your Omega turn"),
+    "deaf to the generator": ("q8", "torch.randn(x0.shape, generator=generator,", "torch.randn(x0.shape,", "two generators with one seed"),
 }
 STUDENTS = {
     "wrong-1": [
@@ -82,6 +93,14 @@ STUDENTS = {
         "monotone map",
         "coarse",
         "right on average",
+    ],
+    "wrong-4": [
+        "other slope",
+        "clock of the data",
+        "stays at its start",
+        "two integrals exchanged",
+        "turned the other way",
+        "deaf to the generator",
     ],
 }
 
