@@ -126,24 +126,32 @@ def load_images(name: str, split: str = "train", folder: str | Path | None = Non
         ValueError: unknown name or split.
         RuntimeError: the file is not here (the message says what to fetch from where), is damaged, or holds something else; ``datasets`` is missing.
     """
-    info = _info(name)
-    one_of(split, SPLITS, "split")
-    place = settings.data_dir / name if folder is None else Path(folder)
-    files = sorted(place.glob(f"{split}*.parquet"))
-    if not files:
-        raise RuntimeError(
-            f"image set {name!r} is not on this machine: fetch {info.address(split)} and put it into {place}"
-            f" (with a network, mathcore.image_data.fetch_images({name!r}) does it)"
-        )
+    info, files = _info(name), image_files(name, split, folder)
     if importlib.util.find_spec("datasets") is None:
         raise RuntimeError("full-size image sets need the package datasets: pip install 'mathcore[full]'")
     try:
         pixels, labels = _read([str(f) for f in files], info)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RuntimeError(
-            f"{place}/{split}*.parquet cannot be read as {name}: {_first_line(error)}; fetch {info.address(split)} again"
+            f"{files[0].parent}/{split}*.parquet cannot be read as {name}: {_first_line(error)}; fetch {info.address(split)} again"
         ) from error
     return ImageSet(pixels, labels, name, split)
+
+
+def image_files(name: str, split: str = "train", folder: str | Path | None = None) -> list[Path]:
+    """Return the files that :func:`load_images` would read, without reading them.
+
+    Raises:
+        ValueError: unknown name or split. RuntimeError: they are not here; the message says what to fetch from where.
+    """
+    info, place = _info(name), settings.data_dir / name if folder is None else Path(folder)
+    files = sorted(place.glob(f"{one_of(split, SPLITS, 'split')}*.parquet"))
+    if not files:
+        raise RuntimeError(
+            f"image set {name!r} is not on this machine. With a network, add --fetch to mathcore train, or call"
+            f" mathcore.image_data.fetch_images({name!r}); without one, fetch {info.address(split)} elsewhere and put it into {place}"
+        )
+    return files
 
 
 def _info(name: str) -> ImageSetInfo:

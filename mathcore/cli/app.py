@@ -1,5 +1,7 @@
 """The commands and their options. What they do is imported when one is run, so that help costs nothing."""
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +29,15 @@ Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the sampler
 Seed = Annotated[int, typer.Option("--seed", help="Of the random numbers.")]
 
 
+def loading() -> AbstractContextManager[object]:
+    """Say on a terminal that a command is on its way while its imports take their seconds; the line vanishes with the block."""
+    if "torch" in sys.modules or not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status("loading PyTorch")
+
+
 @app.callback(invoke_without_command=True)
 def _root(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
     if version:
@@ -39,14 +50,21 @@ def _root(context: typer.Context, version: Annotated[bool, typer.Option("--versi
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Experiment; [cyan]mathcore experiments[/] lists them.")],
-    size: Annotated[str, typer.Option("--size", help="cpu: about a minute on one core; gpu: full size.")] = "cpu",
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Experiment; [cyan]mathcore experiments[/] lists them. With --resume also a run folder, or nothing."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="cpu: half a minute or less on one core, the default; gpu: full size.", show_default=False)
+    ] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as train.steps=400. May be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run. Default: _build/experiments/NAME-SIZE.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder, exactly where its last checkpoint is.")
+        bool, typer.Option("--resume", help="Go on with a run where its last checkpoint is; its folder is enough, run.json has the rest.")
     ] = False,
     device: Device = None,
     precision: Annotated[
@@ -54,10 +72,16 @@ def train(
     ] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Download the data set first, if it is not here.")] = False,
     sample_every: Annotated[int, typer.Option("--sample-every", help="Steps between grids of samples; 0: only at the end.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", help="Steps between checkpoints.")] = 500,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            "--checkpoint-every", help="Steps between checkpoints. Ctrl-C writes one too, unless there are several processes. Default: 500."
+        ),
+    ] = None,
 ) -> None:
     """Train an experiment; leave weights, loss curve, samples and a record of the run in one folder."""
-    from mathcore.cli.train import run_training
+    with loading():
+        from mathcore.cli.train import run_training
 
     run_training(name, size, change or [], out, resume, device, precision, fetch, sample_every, checkpoint_every)
 
@@ -76,7 +100,8 @@ def sample(
     ] = None,
 ) -> None:
     """Draw samples of a trained model: a PNG grid and a safetensors file."""
-    from mathcore.cli.sample import draw_samples
+    with loading():
+        from mathcore.cli.sample import draw_samples
 
     draw_samples(run, n, sampler, steps, seed, guidance, device, out)
 
@@ -91,17 +116,19 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure a trained model: every number beside its Monte-Carlo floor and its sample size."""
-    from mathcore.cli.evaluate import run_evaluation
+    with loading():
+        from mathcore.cli.evaluate import run_evaluation
 
     run_evaluation(run, n, sampler, steps, seed, device)
 
 
 @app.command()
 def experiments(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one experiment with all its keys for --set.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show one experiment with all its keys for --set.")] = None,
 ) -> None:
     """List the experiments with their sizes and expected times."""
-    from mathcore.cli.listing import list_experiments, show_experiment
+    with loading():
+        from mathcore.cli.listing import list_experiments, show_experiment
 
     if name is None:
         list_experiments()

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mathcore.experiments.configs import Convolutional, Experiment, Size, keys_of
-from mathcore.experiments.datasets import shape_of
+from mathcore.experiments.configs import Convolutional, Experiment, Size, as_setting, choices, keys_of
+from mathcore.experiments.datasets import classes_of, shape_of
 from mathcore.experiments.objectives.latent import VAEObjective
 from mathcore.experiments.registry import EXPERIMENTS, experiment
 from mathcore.experiments.runs import untrained
@@ -24,7 +24,7 @@ def list_experiments() -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(header_style="bold", pad_edge=False, box=None, caption=_CAPTION, caption_justify="left", caption_style="dim")
+    table = Table(header_style="bold", pad_edge=False, box=None)
     table.add_column("name", style="cyan", no_wrap=True)
     table.add_column("ch")
     for heading in ("cpu data", "time", "gpu data", "weights", "time"):
@@ -36,12 +36,14 @@ def list_experiments() -> None:
         row = [e.name, e.chapter, e.cpu.data, e.cpu.measured, e.gpu.data, f"{weights / 1e6:.1f}M", _hours(e.gpu, operations) or "-"]
         table.add_row(*row, *([e.title] if console.width >= WIDE else []))
     console.print(table)
+    console.print(_FOOTNOTE, highlight=False)
 
 
-_CAPTION = (
-    "cpu time: measured, processor time of the training on one core of a small server. gpu time: estimated, never run: operations of the network counted, at "
-    "100 TFLOP/s; '-' where the network is too small for operations to decide.  mathcore experiments NAME  shows one with all its keys for --set."
-)
+_FOOTNOTE = """
+cpu time  measured: processor time of training on one core of a small server
+gpu time  never run, an estimate: operations of the network at 100 TFLOP/s;
+          - where the network is too small for them to decide
+next      mathcore experiments NAME  shows one, with every key for --set"""
 
 
 def show_experiment(name: str) -> None:
@@ -59,23 +61,25 @@ def show_experiment(name: str) -> None:
         f"[bold cyan]{e.name}[/]  {e.title}\nchapter {e.chapter}, page {e.page}; samplers: {', '.join(e.cpu.objective.samplers)}",
         highlight=False,
     )
-    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("key for --set", "--size cpu", "--size gpu"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
+    table.add_column("accepts")
     small, full = keys_of(e.cpu), keys_of(e.gpu)
     for key in {**small, **full}:
-        table.add_row(key, *(_value(values, key) for values in (small, full)))
-    table.add_row("[dim]weights[/]", *(f"{cost(size)[0]:,}" for size in (e.cpu, e.gpu)))
-    table.add_row("[dim]time[/]", e.cpu.measured, _never_run(e))
+        values = (as_setting(of[key]) if key in of else "[dim]-[/]" for of in (small, full))
+        names = dict.fromkeys(name for size in (e.cpu, e.gpu) if key in keys_of(size) for name in choices(size, key))
+        table.add_row(key, *values, ", ".join(names))
     console.print(table, highlight=False)
+    console.print(f"\ncpu: {cost(e.cpu)[0]:,} weights, {e.cpu.measured} of one core, measured\ngpu: {_never_run(e)}", highlight=False)
 
 
 def _never_run(e: Experiment) -> str:
-    operations = cost(e.gpu)[1]
-    if operations is None:
-        return "never run"
+    """Weights of the full size, and what is known of its time."""
+    weights, operations = cost(e.gpu)
     estimate = _hours(e.gpu, operations)
-    return f"never run; {operations:.1e} operations" + (f", {estimate} at 100 TFLOP/s" if estimate else "")
+    counted = "" if operations is None else f"; {operations:.1e} operations" + (f", {estimate} at 100 TFLOP/s" if estimate else "")
+    return f"{weights:,} weights, never run{counted}"
 
 
 def cost(size: Size) -> tuple[int, float | None]:
@@ -86,10 +90,9 @@ def cost(size: Size) -> tuple[int, float | None]:
     from torch.utils.flop_counter import FlopCounterMode
 
     shape, objective = shape_of(size.data), size.objective
-    classes = 2 if len(shape) == 1 else 10
     _ = objective.t_max  # the schedule is made before the meta device is on
     with torch.device("meta"):
-        network = untrained(size, shape, classes)
+        network = untrained(size, shape, classes_of(size.data))
         weights = sum(p.numel() for p in network.parameters())
         if hasattr(objective, "kind") or hasattr(objective, "ode_steps"):
             return weights, None
@@ -114,11 +117,3 @@ def _hours(size: Size, operations: float | None) -> str:
         return ""
     hours = operations / RATE / 3600
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
-
-
-def _value(values: dict[str, Any], key: str) -> str:
-    """A value as ``--set`` would take it."""
-    if key not in values:
-        return "[dim]-[/]"
-    value = values[key]
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)

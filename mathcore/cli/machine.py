@@ -21,7 +21,7 @@ def choose_device(asked: str | None, scale: str = "cpu") -> torch.device:
     elif scale == "gpu" and settings.device.type == "cpu":
         if not torch.cuda.is_available():
             raise ValueError(
-                "--size gpu wants a GPU and torch sees none on this machine: use --size cpu, or --device cpu to run the full size here all the same"
+                "the full size wants a GPU and torch sees none on this machine: --size cpu is the small one, --device cpu runs the full one here all the same"
             )
         settings.device = "cuda"
     return settings.device

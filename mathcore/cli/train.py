@@ -5,19 +5,25 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 import typer
 from torch import Tensor
 
 from mathcore._validate import count, one_of
 from mathcore.cli.machine import choose_device, spare_threads
-from mathcore.experiments.runs import planned, train_experiment, usual_folder
+from mathcore.experiments.runs import usual_folder
+from mathcore.experiments.sessions import Session, check_session, plan_session, train_session
 from mathcore.settings import PRECISIONS
+
+CHECKPOINT_EVERY = 500
+"""Steps between checkpoints unless told otherwise."""
 
 
 def run_training(
-    name: str,
-    scale: str,
+    name: str | None,
+    scale: str | None,
     changes: Sequence[str],
     out: Path | None,
     resume: bool,
@@ -25,54 +31,55 @@ def run_training(
     precision: str | None,
     fetch: bool,
     sample_every: int,
-    checkpoint_every: int,
+    checkpoint_every: int | None,
 ) -> None:
     """Train, and say at the end how it went and where things lie; on Ctrl-C how to go on.
 
     Raises:
         ValueError, RuntimeError, OSError: whatever cannot be done, in one line.
     """
-    from mathcore.experiments.registry import experiment
     from mathcore.training.engine import launched, make_accelerator
 
-    experiment(name).size(scale)  # unknown names first
-    count(sample_every, "--sample-every", 0), count(checkpoint_every, "--checkpoint-every")
-    folder = (out or usual_folder(name, scale)).expanduser()
-    if precision is not None:
-        one_of(precision, PRECISIONS, "--precision")
-        changes = [*changes, f"train.bfloat16={'true' if precision == 'bfloat16' else 'false'}"]
-    size = planned(name, scale, changes, folder, resume)
-    place = choose_device(device, scale)
+    every = count(CHECKPOINT_EVERY if checkpoint_every is None else checkpoint_every, "--checkpoint-every")
+    count(sample_every, "--sample-every", 0)
+    session = plan_session(name, scale, [*changes, *_forward(precision)], out, resume)
+    place = choose_device(device, session.scale)
     if fetch:
-        _fetch(size.data)
-    accelerator = make_accelerator(size.train, place) if launched() else None
-    if accelerator is not None:
-        place = accelerator.device
-    spare_threads(scale, place)
-    main = accelerator is None or accelerator.is_main_process
-    among = "" if accelerator is None else f", {accelerator.num_processes} processes"
+        _fetch(session.size.data)
+    taken = check_session(session)
+    accelerator = make_accelerator(session.size.train, place) if launched() else None
+    place, processes, main = (place, 1, True) if accelerator is None else _part(accelerator)
+    spare_threads(session.scale, place)
     if main:
-        _announce(name, scale, folder, resume, f"{size.train.steps} steps of {size.train.batch_size} on {size.data}, {place}{among}")
-    started = time.monotonic()
+        _announce(session, taken, place, processes)
+    started, command = time.monotonic(), shlex.join(["mathcore", *sys.argv[1:]])
     try:
-        result = train_experiment(
-            name,
-            scale,
-            size,
-            folder,
-            device=place,
-            resume=resume,
-            accelerator=accelerator,
-            sample_every=sample_every,
-            checkpoint_every=checkpoint_every,
-            command=shlex.join(["mathcore", *sys.argv[1:]]),
+        result = train_session(
+            session, device=place, accelerator=accelerator, sample_every=sample_every, checkpoint_every=every, command=command
         )
     except KeyboardInterrupt:
         if main:
-            _interrupted(name, scale, out, folder)
+            again = {"--device": device, "--sample-every": sample_every or None, "--checkpoint-every": checkpoint_every}
+            _interrupted(session, again, processes)
         raise typer.Exit(130) from None
     if main:
-        _report(folder, result.losses, time.monotonic() - started)
+        _report(session.folder, result.losses, time.monotonic() - started)
+
+
+def _forward(precision: str | None) -> list[str]:
+    """The setting that ``--precision`` stands for.
+
+    Raises:
+        ValueError: unknown precision.
+    """
+    return (
+        [] if precision is None else [f"train.bfloat16={'true' if one_of(precision, PRECISIONS, '--precision') == 'bfloat16' else 'false'}"]
+    )
+
+
+def _part(accelerator: Any) -> tuple[torch.device, int, bool]:
+    """Device of this process, number of processes, and whether this is the one that speaks."""
+    return accelerator.device, accelerator.num_processes, accelerator.is_main_process
 
 
 def _fetch(name: str) -> None:
@@ -81,29 +88,40 @@ def _fetch(name: str) -> None:
     Raises:
         RuntimeError: no network; the message says which file to put where.
     """
-    from mathcore.experiments.datasets import CARRIED, IMAGES
-    from mathcore.image_data import fetch_images, load_images
+    from mathcore.image_data import IMAGE_SETS, fetch_images, image_files
 
-    if name not in IMAGES or name in CARRIED:
+    if name not in IMAGE_SETS:
         return
     try:
-        load_images(name, "train")
+        image_files(name)
     except RuntimeError:
         print(f"fetched {shown(fetch_images(name))}")
 
 
-def _announce(name: str, scale: str, folder: Path, resume: bool, what: str) -> None:
-    print(f"{'going on with' if resume else 'training'} {name} ({scale}): {what}; folder {shown(folder)}", flush=True)
+def _announce(session: Session, taken: int, device: torch.device, processes: int) -> None:
+    """The first line: what is trained, on what, and into which folder."""
+    train, name = session.size.train, f"{session.name} ({session.scale})"
+    begin = f"going on with {name} after step {taken}" if session.resume else f"training {name}"
+    among = f", {processes} processes" if processes > 1 else ""
+    print(
+        f"{begin}: {train.steps} steps of {train.batch_size} on {session.size.data}, {device}{among}; folder {shown(session.folder)}",
+        flush=True,
+    )
 
 
-def _interrupted(name: str, scale: str, out: Path | None, folder: Path) -> None:
-    """Say what is left and the command that goes on."""
-    command = ["mathcore", "train", name, *(["--size", scale] if scale != "cpu" else []), *(["--out", str(out)] if out else []), "--resume"]
-    left = folder / "checkpoint.safetensors"
-    if left.exists():
-        print(f"\nstopped; the state is in {shown(left)}. Go on with:  {shlex.join(command)}", file=sys.stderr)
-    else:
-        print(f"\nstopped before the first checkpoint; {shown(folder)} holds nothing to go on from", file=sys.stderr)
+def _interrupted(session: Session, options: dict[str, Any], processes: int) -> None:
+    """Say what is left and the command that goes on; it has the ``options`` that were given, the rest is in ``run.json``."""
+    left, folder = session.folder / "checkpoint.safetensors", shown(session.folder)
+    if not left.exists():
+        print(f"\nstopped before the first checkpoint; {folder} holds nothing to go on from", file=sys.stderr)
+        return
+    usual = session.folder == usual_folder(session.name, session.scale)
+    where = (["--size", session.scale] if session.scale != "cpu" else []) if usual else ["--out", folder]
+    given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    command = shlex.join(["mathcore", "train", session.name, *where, "--resume", *given])
+    lost = "the steps since its last checkpoint are lost, as always with several processes; " if processes > 1 else ""
+    launcher = ", behind the same launcher" if processes > 1 else ""
+    print(f"\nstopped; {lost}the state is in {shown(left)}. Go on with{launcher}:  {command}", file=sys.stderr)
 
 
 def _report(folder: Path, losses: Tensor, seconds: float) -> None:

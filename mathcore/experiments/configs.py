@@ -1,5 +1,6 @@
 """What an experiment is: data, network, objective, training and sampler at two sizes, and how ``--set key=value`` changes one of them."""
 
+import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from torch import nn
 
 from mathcore._validate import count, one_of, positive
+from mathcore.experiments.datasets import IMAGES, MIXTURES
 from mathcore.experiments.objectives.base import Objective
 from mathcore.settings import SCALES
 from mathcore.training import TrainConfig
@@ -68,6 +70,13 @@ class Convolutional:
 
         if len(shape) != 3 or shape[1] != shape[2]:
             raise ValueError(f"a U-Net takes square images (N, C, H, H), not data of shape {shape}: choose data that are images")
+        halvings, fitting = len(self.mults) - 1, (shape[1] & -shape[1]).bit_length() - 1
+        if halvings > fitting:
+            shorter = ",".join(map(str, self.mults[: fitting + 1]))
+            raise ValueError(
+                f"network.mults={as_setting(self.mults)} halves the images {halvings} times, so that their side must be divisible by {2**halvings}, "
+                f"got {shape[1]}: --set network.mults={shorter} would do"
+            )
         return UNet(shape[0], shape[1], self.width, self.mults, self.d_embed, t_max=t_max, classes=classes)
 
 
@@ -100,7 +109,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named experiment of the book: ``cpu`` runs in about a minute on one core, ``gpu`` is the full size.
+    """A named experiment of the book: ``cpu`` runs in half a minute or less on one core, ``gpu`` is the full size.
 
     Attributes:
         name: for the command line. chapter: ``"2"`` to ``"9"``, or an appendix. title: what it shows, one line. page: notebook that discusses it.
@@ -135,6 +144,35 @@ def keys_of(config: Any, prefix: str = "") -> dict[str, Any]:
         elif part.name != "measured":
             found[prefix + part.name] = value
     return found
+
+
+def as_setting(value: Any) -> str:
+    """Return a value as ``--set`` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def choices(size: Size, key: str) -> tuple[str, ...]:
+    """Return the names among which the value of ``key`` is chosen; empty where it is no name, or any.
+
+    They are taken from the message of the check that refuses other names, so that there is no second list to keep in step. For ``data`` they are those
+    that suit the kind of network.
+    """
+    if key == "data":
+        points = isinstance(size.network, Perceptron)
+        return (*(MIXTURES if points else ()), *(IMAGES if not points or hasattr(size.objective, "d_code") else ()))
+    if not isinstance(keys_of(size)[key], str):
+        return ()
+    return tuple(name for name in _instead_of("?", size, key) if not _instead_of(name, size, key))
+
+
+def _instead_of(value: str, size: Size, key: str) -> list[str]:
+    """The names that the check of ``key`` wants in the place of ``value``; none where it accepts it, or refuses it in another way."""
+    try:
+        _replaced(size, key.split("."), value)
+    except ValueError as error:
+        found = re.search(r" must be one of (.*); got ", str(error))
+        return found[1].split(", ") if found else []
+    return []
 
 
 def with_settings(size: Size, settings: Iterable[str]) -> Size:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mathcore import data
 from mathcore._validate import one_of
 from mathcore.distributions import GaussianMixture
-from mathcore.image_data import IMAGE_SETS, load_images
+from mathcore.image_data import IMAGE_SETS, image_files, load_images
 
 MIXTURES: dict[str, Callable[[], GaussianMixture]] = {
     "two_moons": data.examples.two_moons,
@@ -74,20 +74,35 @@ def open_data(name: str) -> DataSet:
     one_of(name, [*MIXTURES, *IMAGES], "data")
     if name in MIXTURES:
         mixture = MIXTURES[name]().to(dtype=torch.float32)
-        return DataSet(name, (mixture.dim,), 2, mixture)
+        return DataSet(name, (mixture.dim,), classes_of(name), mixture)
     if name in CARRIED:
         images, labels = data.load(name, "train")
-        return DataSet(name, tuple(images.shape[1:]), 10, images=images, labels=labels)
+        return DataSet(name, tuple(images.shape[1:]), classes_of(name), images=images, labels=labels)
     found = load_images(name, "train")
     images, mirrored = found.images(), name == "cifar10"
     return DataSet(
         name,
         tuple(images.shape[1:]),
-        10,
+        classes_of(name),
         images=images,
         labels=found.labels,
         sampler=lambda labelled: found.sampler(labels=labelled, flip=mirrored),
     )
+
+
+def check_data(name: str) -> None:
+    """Raise what :func:`open_data` would, as far as it can be known without reading the data.
+
+    Raises:
+        ValueError: unknown name. RuntimeError: images that are not on this machine; the message says what is needed.
+    """
+    if one_of(name, [*MIXTURES, *IMAGES], "data") in IMAGE_SETS:
+        image_files(name, "train")
+
+
+def classes_of(name: str) -> int:
+    """Return how many labels the data set called ``name`` has."""
+    return 2 if name in MIXTURES else 10
 
 
 def shape_of(name: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The experiments of the book by name, one for each that trains something in chapters 2 to 6, 9 and appendix D.
 
-The small size is that of the notebooks, about a minute or less on one core. The full size is written for one GPU or several and has the data sets, networks
+The small size is that of the notebooks, half a minute or less on one core. The full size is written for one GPU or several and has the data sets, networks
 and numbers of steps of the literature. What the notebooks compute from exact fields, without training, is not listed here.
 """
 
@@ -117,7 +117,7 @@ _CHAPTER_3 = (
     Experiment(
         "ncsn-moons",
         "3",
-        "a ladder of noise levels finds the weights of the modes",
+        "a ladder of noise levels weighs the modes",
         "ch03-3-ncsn",
         cpu=_plane("two_moons", NCSN(levels=10), "langevin", 10, "9 s"),
         gpu=_large("modes50", NCSN(), "langevin", 5),
@@ -249,7 +249,7 @@ _CHAPTER_9 = (
     Experiment(
         "solver-moons",
         "9",
-        "the small network on which solvers are compared",
+        "the network on which solvers are compared",
         "ch09-2-deis",
         cpu=Size("two_moons", Perceptron(max_frequency=30.0), Denoise(times="quadratic"), TWO_MOONS, "dpm_solver_pp", 20, "11 s"),
         gpu=_large("two_moons", Denoise(times="quadratic"), "dpm_solver_pp", 20),
@@ -265,7 +265,7 @@ _CHAPTER_9 = (
     Experiment(
         "conditional-digits",
         "9",
-        "images by class under classifier-free guidance",
+        "images by class, classifier-free guidance",
         "ch09-8-choosing-a-sampler",
         cpu=_digits(Denoise("trig", "velocity", p_empty=0.1, guidance=2.0), "dpm_solver_pp", 20, "22 s"),
         gpu=_colour(Denoise("cosine", "noise", p_empty=0.1, guidance=2.0), "dpm_solver_pp", 20),

@@ -1,6 +1,5 @@
-"""From a name to a trained model and back: training an experiment into a folder, and reading a folder or a checkpoint for its samples."""
+"""Trained models: a run folder or a checkpoint, found by its path or by the name of its experiment and opened for its samples."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from mathcore._validate import count, one_of
-from mathcore.experiments.configs import Size, keys_of, with_settings, with_values
-from mathcore.experiments.datasets import DataSet, open_data, shape_of
+from mathcore.experiments.configs import Size, with_values
+from mathcore.experiments.datasets import DataSet, classes_of, shape_of
 from mathcore.experiments.objectives.base import Statistics
 from mathcore.experiments.registry import EXPERIMENTS, experiment
 from mathcore.settings import settings
-from mathcore.training import CheckpointError, FitResult, load_checkpoint, save_checkpoint
+from mathcore.training import CheckpointError, load_checkpoint
 from mathcore.training.precision import single_precision
 
 STATISTICS = "statistics.safetensors"
-SHOWN = 64
-"""Samples on the grids that training leaves behind."""
+"""What an objective measured on the training data, beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -78,94 +76,6 @@ def untrained(size: Size, data_shape: tuple[int, ...], classes: int) -> nn.Modul
         return size.objective.network(size.network, data_shape, classes)
 
 
-def planned(name: str, scale: str, changes: Sequence[str], folder: Path, resume: bool) -> Size:
-    """Return the size to train: that of the experiment, or with ``resume`` that of the run in ``folder``; either with ``changes``.
-
-    Raises:
-        ValueError: unknown name, size or key, a bad value. CheckpointError: nothing to resume, or a run of another experiment.
-        FileExistsError: a run in ``folder`` that is not to be resumed.
-    """
-    found = (folder / "run.json").exists()
-    if resume:
-        if not found:
-            raise CheckpointError(f"there is nothing to resume in {folder}: leave --resume out to start, or name the folder with --out")
-        info = _info(folder)
-        if info["experiment"] != name:
-            raise CheckpointError(f"{folder} holds a run of {info['experiment']}, not of {name}")
-        return with_settings(with_values(experiment(name).size(info["size"]), info["config"]), changes)
-    size = with_settings(experiment(name).size(scale), changes)
-    if found and (folder / "checkpoint.safetensors").exists():
-        raise FileExistsError(f"{folder} holds a run already: add --resume to go on with it, or --out FOLDER to begin another")
-    (folder / "run.json").unlink(missing_ok=True)  # of a run that stopped before its first checkpoint: there is nothing to keep
-    return size
-
-
-def train_experiment(
-    name: str,
-    scale: str,
-    size: Size,
-    folder: Path,
-    *,
-    device: torch.device,
-    resume: bool = False,
-    accelerator: Any = None,
-    sample_every: int = 0,
-    checkpoint_every: int = 1000,
-    command: str | None = None,
-) -> FitResult:
-    """Train ``size`` of an experiment into ``folder`` and return the losses and the model; see :func:`mathcore.training.run_folder.train_in_folder`.
-
-    Raises:
-        ValueError, RuntimeError: data, network and objective that do not go together, data that are not here. CheckpointError: a bad checkpoint.
-        FloatingPointError: NaN in the loss; the last checkpoint stays.
-    """
-    from mathcore.training.run_folder import train_in_folder
-
-    data, objective = open_data(size.data), size.objective
-    model = untrained(size, data.shape, data.classes)
-    main = accelerator is None or accelerator.is_main_process
-    statistics = _statistics(size, data, folder, resume, main)
-    source = objective.source(data)
-
-    def loss(net: Any, batch: Any, generator: torch.Generator) -> Tensor:
-        return objective.loss(net, batch, statistics, generator)
-
-    def sample(net: nn.Module) -> Tensor:
-        generator = torch.Generator(device).manual_seed(0)
-        with torch.no_grad(), single_precision():
-            x = objective.sample(net, (SHOWN, *data.shape), statistics, size.sampler, size.sampler_steps, generator)
-        return x if x.ndim == 4 else x[:, :2]
-
-    with single_precision():
-        return train_in_folder(
-            folder,
-            name,
-            model,
-            loss,
-            source,
-            size.train,
-            device=device,
-            accelerator=accelerator,
-            resume=resume,
-            checkpoint_every=checkpoint_every,
-            sample=sample,
-            command=command,
-            sample_every=sample_every,
-            info={"experiment": name, "size": scale, "config": keys_of(size)},
-        )
-
-
-def _statistics(size: Size, data: DataSet, folder: Path, resume: bool, main: bool) -> Statistics:
-    """What the objective measures on the data: read where a run is resumed, so that it goes on with the very numbers; measured and kept otherwise."""
-    path = folder / STATISTICS
-    if resume and path.exists():
-        return load_checkpoint(path)[0]
-    values = size.objective.statistics(data)
-    if values and main:
-        save_checkpoint(path, values, {"kind": "statistics"})
-    return values
-
-
 def open_run(target: str | Path, device: torch.device | str = "cpu") -> Run:
     """Open a run folder, a checkpoint inside one, or the usual folder of an experiment: ``"ddpm-digits"``, ``"ddpm-digits-gpu"``.
 
@@ -176,11 +86,11 @@ def open_run(target: str | Path, device: torch.device | str = "cpu") -> Run:
     """
     path = find_run(target)
     folder, file = (path, None) if path.is_dir() else (path.parent, path)
-    info = _info(folder)
+    info = run_info(folder)
     scale = info["size"]
     size = with_values(experiment(info["experiment"]).size(scale), info["config"])
     shape, place = shape_of(size.data), torch.device(device)
-    model = untrained(size, shape, 2 if len(shape) == 1 else 10)
+    model = untrained(size, shape, classes_of(size.data))
     if file is None:
         file = next((folder / part for part in ("model.safetensors", "checkpoint.safetensors") if (folder / part).exists()), None)
         if file is None:
@@ -236,7 +146,7 @@ def open_teacher(target: str, data: DataSet) -> Run:
     return run
 
 
-def _info(folder: Path) -> dict[str, Any]:
+def run_info(folder: Path) -> dict[str, Any]:
     """The experiment, size and configuration that a run folder records.
 
     Raises:

@@ -114,10 +114,11 @@ class _Folder:
     """The files of one session, written by the first process."""
 
     def __init__(
-        self, folder: Path, record: dict[str, Any], config: TrainConfig, sample: Sample | None, every: tuple[int, int], taken: int
+        self, folder: Path, record: dict[str, Any], present: dict[str, Any], sample: Sample | None, every: tuple[int, int], goes_on: bool
     ) -> None:
-        self.folder, self.record, self.config, self.sample = folder, record, asdict(config), sample
+        self.folder, self.record, self.present, self.sample = folder, record, present, sample
         self.log_every, self.sample_every = every
+        taken = load_checkpoint(folder / "checkpoint.safetensors")[1].get("step", 0) if goes_on else 0
         self.session, self.begun, self.writer = record["sessions"][-1], time.monotonic(), _writer(folder / "tensorboard", taken + 1)
         self.write()
 
@@ -136,8 +137,8 @@ class _Folder:
     def on_step(self, progress: Progress) -> None:
         """Log, and draw samples, where it is time for it."""
         step = progress.step
-        if self.record["config"] != self.config:  # a resumed run that was accepted: it may have been given more steps
-            self.record["config"] = self.config
+        if self.record != self.record | self.present:  # a resumed run that was accepted: it may have been given more steps
+            self.record |= self.present
             self.write()
         if self.writer is not None and (step % self.log_every == 0 or step == progress.steps):
             self.writer.add_scalar("loss", float(progress.losses[-self.log_every :].mean()), step)
@@ -208,46 +209,49 @@ def train_in_folder(
     folder = Path(folder)
     place = accelerator.device if accelerator is not None else torch.device(device or settings.device)
     first = accelerator is None or accelerator.is_main_process
+    count(log_every, "log_every"), count(sample_every, "sample_every", 0)
     record = _record(folder, name, config, resume, info)
     record["sessions"].append(_session(command, place, accelerator, resume))
-    for value, what, least in ((log_every, "log_every", 1), (sample_every, "sample_every", 0)):
-        count(value, what, least)
+    present = {"config": asdict(config), "info": info or record["info"]}
     if accelerator is not None:
         accelerator.wait_for_everyone()  # every process has looked at the folder before the first one writes to it
     checkpoint, files = folder / "checkpoint.safetensors", None
     goes_on = resume and checkpoint.exists()
     try:
-        taken = load_checkpoint(checkpoint)[1].get("step", 0) if goes_on and first else 0
-        files = _Folder(folder, record, config, sample, (log_every, sample_every), taken) if first else None
+        files = _Folder(folder, record, present, sample, (log_every, sample_every), goes_on) if first else None
         options: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every, "resume": goes_on}
-        on_step = None if files is None else files.on_step
-        result = fit(model, loss, data, config, device=device, accelerator=accelerator, label=name, on_step=on_step, **options)
+        options["on_step"] = None if files is None else files.on_step
+        result = fit(model, loss, data, config, device=device, accelerator=accelerator, label=name, **options)
         if files is not None:
             files.close("finished", result)
         return result
     except BaseException as error:
-        _close_after(files, error)
-        if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-            raise CheckpointError(f"the run in {folder} stopped, because a file could not be written: {error.strerror or error}") from error
+        _close_after(files, error, folder)
         raise
 
 
-def _close_after(files: _Folder | None, error: BaseException) -> None:
-    """Write down why a session ended, if the disk still takes it."""
+def _close_after(files: _Folder | None, error: BaseException, folder: Path) -> None:
+    """Write down why a session ended, if the disk still takes it.
+
+    Raises:
+        CheckpointError: it ended because a file could not be written.
+    """
     if files is not None:
         try:
             files.close(f"stopped: {type(error).__name__}: {error}".rstrip(": ").splitlines()[0])
         except OSError:
-            warnings.warn(f"the end of the session could not be written to {files.folder}", stacklevel=3)
+            warnings.warn(f"the end of the session could not be written to {folder}", stacklevel=3)
+    if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+        raise CheckpointError(f"the run in {folder} stopped, because a file could not be written: {error.strerror or error}") from error
 
 
 def _record(folder: Path, name: str, config: TrainConfig, resume: bool, info: dict[str, Any] | None) -> dict[str, Any]:
-    """The record to go on with: a new one, or that of the run in the folder."""
+    """The record to go on with: a new one, or that of the run in the folder, which keeps its configuration until another one was accepted."""
     if resume:
         record = read_run(folder)
         if record.get("name") != name:
             raise CheckpointError(f"the run in {folder} is {record.get('name')!r}, not {name!r}")
-        return record | {"info": info or record.get("info", {})}
+        return {"info": info or {}} | record
     if any((folder / file).exists() for file in ("checkpoint.safetensors", "model.safetensors")):
         raise FileExistsError(f"there is a run in {folder} already: resume it or choose another folder")
     return {"name": name, "seed": config.seed, "config": asdict(config), "info": info or {}, "sessions": []}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mathcore.settings import settings
 from mathcore.training import load_checkpoint
 
 TINY = ("--set", "train.steps=4", "--set", "train.batch_size=8", "--set", "train.warmup=0")
@@ -72,6 +73,73 @@ def test_resume_refuses_other_experiments_and_damaged_checkpoints(mathcore, tmp_
     damaged = mathcore("train", "score-ring", "--resume", "--out", tmp_path / "run")
     assert damaged.exit_code == 2
     assert "truncated" in damaged.stderr
+
+
+def test_resume_needs_nothing_but_the_folder(mathcore, build, tmp_path):
+    """Name, size and settings come from run.json, whichever way the folder is named."""
+    ok(mathcore("train", "score-ring", *TINY, "--set", "train.seed=3", "--out", tmp_path / "run"))
+    before = weights(tmp_path / "run")
+    for words in (("--out", tmp_path / "run"), (tmp_path / "run",), (tmp_path / "run" / "checkpoint.safetensors",)):
+        result = ok(mathcore("train", "--resume", *words))
+        assert "going on with score-ring (cpu) after step 4: 4 steps of 8 on ring4, cpu" in result.stdout
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    ok(mathcore("train", "score-ring", *TINY))
+    assert "going on with score-ring (cpu)" in ok(mathcore("train", "score-ring-cpu", "--resume")).stdout
+    named = mathcore("train", tmp_path / "run")
+    assert named.exit_code == 2
+    assert "add --resume" in named.stderr
+
+
+def test_resume_takes_the_size_from_the_run(mathcore, tmp_path):
+    """Without --size a run of the full size is not continued as a small one: it wants its GPU, or to be told to do without."""
+    narrow = ("--set", "network.hidden=8", "--set", "train.compile=false", "--set", "train.warmup=0", "--set", "sampler_steps=2")
+    full = ("--set", "train.steps=2", "--set", "train.batch_size=8")
+    ok(mathcore("train", "ddpm-ring", "--size", "gpu", "--device", "cpu", *narrow, *full, "--out", tmp_path / "run"))
+    for size in ((), ("--size", "gpu")):
+        result = ok(mathcore("train", "ddpm-ring", *size, "--resume", "--device", "cpu", "--out", tmp_path / "run"))
+        assert "going on with ddpm-ring (gpu)" in result.stdout
+    other = mathcore("train", "ddpm-ring", "--size", "cpu", "--resume", "--out", tmp_path / "run")
+    assert other.exit_code == 2
+    assert "holds a run of size gpu, not cpu" in other.stderr
+
+
+def test_resume_without_device_wants_the_gpu_of_the_full_size(mathcore, tmp_path, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    narrow = ("--set", "network.hidden=8", "--set", "train.steps=1", "--set", "train.compile=false", "--set", "sampler_steps=1")
+    ok(
+        mathcore(
+            "train", "ddpm-ring", "--size", "gpu", "--device", "cpu", *narrow, "--set", "train.batch_size=8", "--out", tmp_path / "run"
+        )
+    )
+    settings.device = "cpu"
+    monkeypatch.setattr(settings, "_device", None)  # as in a fresh process
+    result = mathcore("train", "--resume", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "the full size wants a GPU" in result.stderr
+
+
+def test_refused_resume_changes_nothing(mathcore, tmp_path):
+    """The reason and the way out are told before anything is printed or written; the run goes on afterwards as if nobody had asked."""
+    ok(mathcore("train", "ddpm-ring", *TINY, "--out", tmp_path / "run"))
+    record = (tmp_path / "run" / "run.json").read_bytes()
+    for change, parts in (
+        ("train.steps=80", ("train.steps = 4 there, 80 here", "under a cosine", "train.decay=constant")),
+        ("objective.levels=200", ("objective.levels = 100 there, 200 here", "--out FOLDER")),
+        ("train.lr=1e-2", ("train.lr = 0.003 there, 0.01 here",)),
+    ):
+        result = mathcore("train", "--resume", "--out", tmp_path / "run", "--set", change)
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert all(part in result.stderr for part in parts), result.stderr
+    assert (tmp_path / "run" / "run.json").read_bytes() == record
+    ok(mathcore("train", "--resume", "--out", tmp_path / "run", "--set", "sampler=ddim"))
+    constant = ("--set", "train.decay=constant")
+    ok(mathcore("train", "score-ring", *TINY, *constant, "--out", tmp_path / "other"))
+    fewer = mathcore("train", "--resume", "--out", tmp_path / "other", "--set", "train.steps=3")
+    assert fewer.exit_code == 2
+    assert "it has taken 4 steps already" in fewer.stderr
 
 
 def test_precision_and_device_reach_the_run(mathcore, tmp_path):
@@ -191,7 +259,20 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     """A real process, a real signal; the resumed run ends with the weights of one that nobody stopped."""
     keys = ("--set", "train.steps=150", "--set", "train.batch_size=8", "--set", "network.hidden=16")
     out = tmp_path / "run"
-    run = _command("train", "score-ring", *keys, "--set", "train.lr=1e-3", "--out", str(out), "--checkpoint-every", "5", build=tmp_path)
+    run = _command(
+        "train",
+        "score-ring",
+        *keys,
+        "--set",
+        "train.lr=1e-3",
+        "--out",
+        str(out),
+        "--checkpoint-every",
+        "5",
+        "--device",
+        "cpu",
+        build=tmp_path,
+    )
     until = time.monotonic() + 120
     while not (out / "checkpoint.safetensors").exists() and run.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
@@ -200,7 +281,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     if run.returncode == 0:
         pytest.skip("the run was over before the signal came")
     assert run.returncode == 130, told
-    assert f"mathcore train score-ring --out {out} --resume" in told
+    assert f"mathcore train score-ring --out {out} --resume --device cpu --checkpoint-every 5\n" in told
     assert "Traceback" not in told
     for name, words in (("run", ("--resume",)), ("whole", (*keys, "--set", "train.lr=1e-3"))):
         again = _command("train", "score-ring", *words, "--out", str(tmp_path / name), build=tmp_path)
@@ -208,6 +289,39 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         again.communicate()
     resumed, whole = weights(out), weights(tmp_path / "whole")
     assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+def test_several_processes_are_told_what_ctrl_c_costs(tmp_path, capsys, build):
+    from mathcore.cli.train import _interrupted
+    from mathcore.experiments.registry import experiment
+    from mathcore.experiments.sessions import Session
+
+    folder = build / "experiments" / "ddpm-ring-gpu"
+    folder.mkdir(parents=True)
+    session = Session("ddpm-ring", "gpu", experiment("ddpm-ring").gpu, folder)
+    _interrupted(session, {}, 2)
+    assert "stopped before the first checkpoint" in capsys.readouterr().err
+    (folder / "checkpoint.safetensors").touch()
+    _interrupted(session, {"--device": None, "--sample-every": 10}, 2)
+    told = capsys.readouterr().err
+    assert "steps since its last checkpoint are lost" in told
+    assert "behind the same launcher:  mathcore train ddpm-ring --size gpu --resume --sample-every 10\n" in told
+
+
+def test_a_terminal_is_told_that_imports_take_their_time(tmp_path):
+    """The words come before the error about the name, which needs the imports; a pipe gets the error alone."""
+    import pty
+
+    code = "import sys; sys.argv = ['mathcore', 'train', 'no-such']; from mathcore.cli import app; app()"
+    leader, follower = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stderr=follower, timeout=120, check=False, env={**os.environ, "TERM": "xterm"})
+    os.close(follower)
+    told = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert "loading PyTorch" in told
+    assert told.index("loading PyTorch") < told.index("Error: there is no experiment 'no-such'")
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert piped.stderr.startswith("Error: ")
 
 
 def test_help_does_not_import_torch(tmp_path):

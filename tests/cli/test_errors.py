@@ -40,23 +40,34 @@ def refused(result, *parts):
         (("train", "ddpm-digits", "--set", "train.decay=cosin"), ["decay", "'cosine'"]),
         (("train", "ddpm-digits", "--set", "objective.levels=5"), ["objective.levels", "21", "5"]),
         (("train", "ddpm-digits", "--set", "network.mults=1,x"), ["network.mults", "1,2,2"]),
-        (("train", "ddpm-digits", "--set", "network.mults=1,2,2,2,2"), ["size must be divisible by 16", "8"]),
+        (
+            ("train", "ddpm-digits", "--set", "network.mults=1,2,2,2,2"),
+            ["network.mults=1,2,2,2,2", "divisible by 16, got 8", "--set network.mults=1,2,2,2 would do"],
+        ),
         (("train", "ddpm-digits", "--set", "data=digit8"), ["data must be one of", "'digits8'"]),
         (("train", "ddpm-digits", "--set", "data=ring"), ["square images", "(2,)"]),
         (("train", "ddpm-digits", "--set", "sampler=dim"), ["sampler must be one of", "'ddim'"]),
         (("train", "score-ring", "--set", "objective.schedule=vpp"), ["objective.schedule", "'vp'"]),
         (("train", "score-ring", "--sample-every", "-1"), ["--sample-every", "-1"]),
+        (("train", "ddpm-digits", "--set", "objective.levels=50"), ["sampler_steps=100", "objective.levels=50"]),
         (("train", "ddpm-digits", "--resume"), ["nothing to resume", "--out"]),
+        (("train", "ddpm-digits", "--resume", "--out", "nowhere"), ["nothing to resume in nowhere", "--out"]),
+        (("train", "ddpm-digits", "--resume", "--size", "gpus"), ["size must be one of cpu, gpu"]),
+        (("train", "--resume"), ["--resume --out FOLDER"]),
         (("train", "reflow-digits"), ["reflow learns from the pairs of a trained flow", "mathcore train flow-matching-digits"]),
         (("experiments", "edm-digit"), ["'edm-digit'", "edm-digits"]),
         (("sample", "ddpm-digits"), ["there is no run of ddpm-digits", "mathcore train ddpm-digits"]),
+        (("evaluate", "ddpm-digits"), ["there is no run of ddpm-digits", "mathcore train ddpm-digits"]),
         (("sample", "nowhere/at/all"), ["'nowhere/at/all'", "runs here: none"]),
         (("sample", "ddpm-digits", "-n", "0"), ["-n", "0"]),
         (("problem-sets", "--sources", "nowhere"), ["no problem sets in nowhere"]),
     ],
 )
 def test_refusals(mathcore, words, parts):
-    refused(mathcore(*words), *parts)
+    """One line, and nothing before it: no first line of a run that never began."""
+    result = mathcore(*words)
+    refused(result, *parts)
+    assert result.stdout == ""
 
 
 def test_full_size_without_gpu(mathcore):
@@ -72,6 +83,8 @@ def test_data_that_are_not_here(mathcore, monkeypatch, tmp_path):
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert "mnist" in result.stderr
+    assert "add --fetch to mathcore train" in result.stderr
+    assert result.stdout == ""
 
 
 def test_folder_that_holds_no_run(mathcore, tmp_path):

@@ -77,4 +77,5 @@ def test_missing_data_are_told_in_one_line(mathcore, tmp_path, monkeypatch):
         assert result.exit_code == 1
         assert len(result.stderr.strip().splitlines()) == 1
         assert "cifar10" in result.stderr
+        assert result.stdout == ""
         assert not (tmp_path / "run" / "run.json").exists()

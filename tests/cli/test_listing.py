@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mathcore.cli.listing import cost
-from mathcore.experiments.configs import keys_of
+from mathcore.experiments.configs import choices, keys_of, with_settings
 from mathcore.experiments.registry import EXPERIMENTS, experiment
 
 
@@ -23,6 +23,46 @@ def test_one_experiment_shows_every_key(mathcore):
     assert result.exit_code == 0
     for key in keys_of(experiment("conditional-digits").cpu):
         assert key in result.stdout
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_choices_are_accepted_and_nothing_else_is(name):
+    """Each name on the list can be set, alone or with what else it asks for; a name that is not on it is refused by the list."""
+    for size in (experiment(name).cpu, experiment(name).gpu):
+        for key, value in keys_of(size).items():
+            names = choices(size, key)
+            if not names:
+                assert not isinstance(value, str) or key == "objective.teacher", key
+                continue
+            assert value in names
+            head = keys_of(size).get("objective.prediction")
+            for other in names:
+                if (key, head) == ("objective.weight", "edm") or (other == "edm" and keys_of(size).get("objective.weight") != "own"):
+                    continue  # the edm head has one weight: a combination is refused, not a name
+                assert keys_of(with_settings(size, [f"{key}={other}"]))[key] == other
+            if key != "data":  # known where the data are opened
+                with pytest.raises(ValueError, match="must be one of"):
+                    with_settings(size, [f"{key}=nonsense"])
+
+
+def test_one_experiment_shows_the_names_that_it_accepts(mathcore, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    text = mathcore("experiments", "score-sde-digits").stdout
+    for names in (
+        "constant, cosine",
+        "vp, sub_vp, ve, edm, linear, cosine, trig",
+        "own, sigma2, g2, one",
+        "digits8, digits28, mnist, fashion_mnist, cifar10",
+    ):
+        assert names in text
+
+
+def test_table_fits_eighty_columns_and_one_line_each(mathcore, monkeypatch):
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = [line.rstrip() for line in mathcore("experiments").stdout.splitlines()]
+        assert max(map(len, lines)) <= columns
+        assert len(lines) == 1 + len(EXPERIMENTS) + 5  # heading, rows, an empty line and the note of four
 
 
 @pytest.mark.parametrize("words", [(), ("--help",)])

@@ -111,7 +111,8 @@ def test_resuming_what_is_not_there_or_is_another_run(tmp_path):
     with pytest.raises(CheckpointError, match="is 'r', not 'other'"):
         train_in_folder(folder, "other", network(0), fixed, data, config(), resume=True)
     with pytest.raises(CheckpointError, match="another configuration: seed = 0 there, 5 here"):
-        train_in_folder(folder, "r", network(0), fixed, data, config(seed=5), resume=True)
+        train_in_folder(folder, "r", network(0), fixed, data, config(seed=5), resume=True, info={"seed": 5})
+    assert read_run(folder)["info"] == {}  # what was refused is not written down
     assert read_run(folder)["config"]["seed"] == 0  # what was refused is not written down as the configuration
     longer = replace(config(), steps=15)
     assert len(train_in_folder(folder, "r", network(0), fixed, data, longer, resume=True).losses) == 15
