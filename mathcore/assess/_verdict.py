@@ -64,10 +64,11 @@ def _at(expression: Any, name: str, value: Any) -> Any:
     """``expression`` with ``value`` for the symbol called ``name``; where that is 0/0 as it was written, its continuation or its limit."""
     if isinstance(expression, sympy.MatrixBase):
         return expression.applyfunc(lambda entry: _at(entry, name, value))
+    undefined = [bad for bad in (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo) if not expression.has(bad)]  # the end of a sum may be infinite
     for symbol in [s for s in expression.free_symbols if s.name == name]:
         for way in (lambda e, s: e.subs(s, value), lambda e, s: sympy.cancel(sympy.together(e)).subs(s, value)):
             found = way(expression, symbol)
-            if not found.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+            if not any(found.has(bad) for bad in undefined):
                 return found
         return sympy.limit(expression, symbol, value)
     return expression

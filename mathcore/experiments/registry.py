@@ -213,7 +213,7 @@ _CHAPTER_5 = (
         "5",
         "Poisson flow of points",
         "ch05-6-force-fields",
-        cpu=_plane("ring", Poisson(), "euler", 18, "12 s"),
+        cpu=_plane("ring", Poisson(), "euler", 18, "10 s"),
         gpu=_colour(Poisson(), "euler", 35),
     ),
     Experiment(

@@ -189,6 +189,7 @@ def test_bad_input_of_the_author(user_errors):
         ("2 * d / (1 - (1 - d / w) ** 2)", "d", 0, "w"),  # the fixed point of x <- (1 - d / w) x + noise, as everybody writes it
         ("(a * z / w**2) / (1 / s**2 + a**2 / w**2)", "w", 0, "z / a"),  # a product of Gaussians
         ("sin(d) / d", "d", 0, "1"),
+        ("d * Sum((1 - d / 4) ** n, (n, 0, oo))", "d", 2, "4"),
     ],
 )
 def test_a_special_case_that_reads_zero_over_zero(answer, name, value, limit):
