@@ -25,7 +25,6 @@ FACTS = r"""() => {
     raw,
     broken: [...document.images].filter(img => !img.complete || img.naturalWidth === 0).map(describe),
     silent: pictures.filter(img => !layered(img) && (!img.alt.trim() || /_images|\.png$/.test(img.alt))).map(describe),
-    theme: document.documentElement.dataset.theme,
   };
 }"""
 
@@ -52,24 +51,71 @@ def shoot(page, name):
     page.screenshot(path=SHOTS / f"{name.replace('/', '-')}.png", full_page=True, clip=clip)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+def move_a_slider(page):
+    """By mouse, then by keyboard; the frame has to change, and the value that is read aloud with it."""
+    block = page.locator(".mc-explore[data-ready]").filter(has=page.locator("input[type=range]")).first
+    control, picture = block.locator("input[type=range]").first, block.locator("figure img").last
+
+    def state():
+        return picture.get_attribute("src"), control.get_attribute("aria-valuetext")
+
+    control.scroll_into_view_if_needed()
+    box = control.bounding_box()
+    seen = []
+    for share in (0.02, 0.98):  # the two ends of the track
+        page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        seen.append(state())
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] != seen[1][1]
+    control.focus()
+    page.keyboard.press("Home")
+    assert state() == seen[0]
+    page.keyboard.press("ArrowRight")
+    assert state() not in seen or control.get_attribute("max") == "1"
+    page.keyboard.press("End")
+    assert state() == seen[1]
+    assert picture.evaluate("img => img.decode().then(() => img.naturalWidth > 0)")
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_page(open_page, name, theme):
-    opened = open_page(name, theme)
+def test_page(open_page, name):
+    """Formulas are typeset once; the theme and then the width change under them, as for a reader."""
+    opened = open_page(name)
     page = opened.page
     page.add_style_tag(content=STILL)
-    facts = page.evaluate(FACTS)
-    assert facts["theme"] == theme
-    assert facts["title"]
-    for fault in ("untypeset", "errors", "raw", "broken", "silent"):
-        assert facts[fault] == [], fault
-    assert page.evaluate(OVERFLOW) == []
-    shoot(page, f"{name}-{theme}")
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme; document.documentElement.dataset.mode = theme }", theme)
+        facts = page.evaluate(FACTS)
+        assert facts["title"]
+        for fault in ("untypeset", "errors", "raw", "broken", "silent"):
+            assert facts[fault] == [], fault
+        assert page.evaluate(OVERFLOW) == []
+        shoot(page, f"{name}-{theme}")
+    if name in NOTEBOOKS:  # each has one, see below
+        move_a_slider(page)
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(300)  # the layout settles
     assert page.evaluate(OVERFLOW) == []
     assert page.evaluate(CUT) == [], "formulas that begin outside of their box"
-    shoot(page, f"{name}-{theme}-phone")
+    shoot(page, f"{name}-phone")
+    assert opened.problems == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_theme_of_the_reader(open_page, theme):
+    """A page comes up in the theme that was chosen before, and the switch in its bar leads to the other."""
+    opened = open_page(PAGES[0], theme)
+    page = opened.page
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    switch = page.locator(".theme-switch-button:visible").first
+    for _ in range(2):  # light, dark, and that of the system
+        switch.click()
+        if page.evaluate("document.documentElement.dataset.theme") != theme:
+            break
+    assert page.evaluate("document.documentElement.dataset.theme") != theme
+    page.add_style_tag(content=STILL)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
     assert opened.problems == []
 
 
@@ -143,36 +189,6 @@ def explorations():
 
 def test_every_notebook_has_something_to_explore(html):
     assert explorations() == NOTEBOOKS
-
-
-@pytest.mark.parametrize("name", explorations())
-def test_a_slider_moves_its_figure(open_page, name):
-    """By mouse, then by keyboard; the frame has to change, and the value that is read aloud with it."""
-    opened = open_page(name)
-    page = opened.page
-    block = page.locator(".mc-explore[data-ready]").filter(has=page.locator("input[type=range]")).first
-    control, picture = block.locator("input[type=range]").first, block.locator("figure img").last
-
-    def state():
-        return picture.get_attribute("src"), control.get_attribute("aria-valuetext")
-
-    control.scroll_into_view_if_needed()
-    box = control.bounding_box()
-    seen = []
-    for share in (0.02, 0.98):  # the two ends of the track
-        page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-        seen.append(state())
-    assert seen[0][0] != seen[1][0]
-    assert seen[0][1] != seen[1][1]
-    control.focus()
-    page.keyboard.press("Home")
-    assert state() == seen[0]
-    page.keyboard.press("ArrowRight")
-    assert state() not in seen or control.get_attribute("max") == "1"
-    page.keyboard.press("End")
-    assert state() == seen[1]
-    assert picture.evaluate("img => img.decode().then(() => img.naturalWidth > 0)")
-    assert opened.problems == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -250,9 +250,14 @@ def test_evaluate_prints_floor_and_sample_size(mathcore, tmp_path, name):
 
 def _command(*words, build, **extra):
     environment = {**os.environ, "MATHCORE_BUILD": str(build), "OMP_NUM_THREADS": "1", "CI": "true"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mathcore.cli", *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **extra
-    )
+    words = [sys.executable, "-m", "mathcore.cli", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, env=environment, preexec_fn=_keyboard, **pipes, **extra)
+
+
+def _keyboard():
+    """What was started in the background ignores Ctrl-C; the command is to hear it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):

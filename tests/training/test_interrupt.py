@@ -14,6 +14,14 @@ from mathcore.training.interrupt import held_back
 CONFIG = TrainConfig(steps=12, batch_size=8, ema=0.9)
 
 
+@pytest.fixture(autouse=True)
+def _keyboard():
+    """What was started in the background ignores Ctrl-C; these tests press it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def _net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Linear(2, 2)
