@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-KEYS = ["train.steps=5", "train.warmup=0", "train.batch_size=8", "network.width=8", "network.mults=1"]
+KEYS = ["train.steps=5", "train.warmup=0", "train.batch_size=8", "train.lr=0.05", "network.hidden=16"]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile writes C++ and needs g++")
@@ -17,7 +17,7 @@ def test_a_compiled_run_learns_what_a_plain_one_does(tmp_path):
     environment = os.environ | {"CI": "true", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     losses = {}
     for compiled, steps in (("false", "4"), ("false", "5"), ("true", "5")):
-        words = ["train", "ddpm-digits", "--out", str(tmp_path / f"{compiled}{steps}"), "--device", "cpu"]
+        words = ["train", "ddpm-ring", "--out", str(tmp_path / f"{compiled}{steps}"), "--device", "cpu"]
         for key in (*KEYS, f"train.compile={compiled}", f"train.steps={steps}"):
             words += ["--set", key]
         run = subprocess.run(
