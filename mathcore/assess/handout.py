@@ -27,7 +27,10 @@ def _title(source: Source, kind: str, name: str) -> str:
     if kind == "test":
         question = name.removeprefix("q").removesuffix("-test")
         return f"Public test of question {question} ({source.points[name]:g} points with the hidden tests)"
-    return {"variant": "The numbers of the shared version", "show": "The figure"}.get(kind, f"Given: {name.replace('-', ' ')}")
+    named = {"imports": "Given: imports and symbols", "problem": "Given: the objects of the questions"}
+    return {"variant": "The numbers of the shared version", "show": "The figure"}.get(
+        kind, named.get(name, f"Given: {name.replace('-', '_')}")
+    )
 
 
 def _for_the_book(text: str) -> str:
@@ -41,10 +44,10 @@ def _with_facts(text: str, source: Source) -> str:
     settings = source.notebook.metadata.get("mathcore", {})
     facts = [f"{len(source.points)} questions, {sum(source.points.values()):g} points"]
     facts += [f"about {settings['hours']:g} hours"] if "hours" in settings else []
-    facts += [f"to {{doc}}`chapter {settings['chapter']} </book/ch{settings['chapter']:02d}>`"] if "chapter" in settings else []
+    chapter = f"; they go with {{doc}}`chapter {settings['chapter']} </book/ch{settings['chapter']:02d}>`" if "chapter" in settings else ""
     link = f"{{download}}`{source.stem}.ipynb <downloads/{source.stem}.ipynb>`"
     note = (
-        f"{', '.join(facts)}. Work in the notebook: {link}. In a course, take the copy your instructor gives you instead: its numbers are yours "
+        f"{', '.join(facts)}{chapter}. Work in the notebook: {link}. In a course, take the copy your instructor gives you instead: its numbers are yours "
         "alone. {doc}`/book/problem-sets` says how to work on it."
     )
     return f"{title}\n\n:::{{admonition}} The notebook\n:class: note handout\n{note}\n:::\n{rest}"
