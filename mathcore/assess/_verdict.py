@@ -64,14 +64,17 @@ def _at(expression: Any, name: str, value: Any) -> Any:
     """``expression`` with ``value`` for the symbol called ``name``; where that is 0/0 as it was written, its continuation or its limit."""
     if isinstance(expression, sympy.MatrixBase):
         return expression.applyfunc(lambda entry: _at(entry, name, value))
+    same = [s for s in expression.free_symbols if s.name == name]
+    if not same:
+        return expression
+    symbol = same[0]
+    expression = expression.xreplace(dict.fromkeys(same, symbol))  # one name is one symbol, whatever was assumed of it
     undefined = [bad for bad in (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo) if not expression.has(bad)]  # the end of a sum may be infinite
-    for symbol in [s for s in expression.free_symbols if s.name == name]:
-        for way in (lambda e, s: e.subs(s, value), lambda e, s: sympy.cancel(sympy.together(e)).subs(s, value)):
-            found = way(expression, symbol)
-            if not any(found.has(bad) for bad in undefined):
-                return found
-        return sympy.limit(expression, symbol, value)
-    return expression
+    for way in (lambda e: e.subs(symbol, value), lambda e: sympy.cancel(sympy.together(e)).subs(symbol, value)):
+        found = way(expression)
+        if not any(found.has(bad) for bad in undefined):
+            return found
+    return sympy.limit(expression, symbol, value)
 
 
 def _permuted(got: list, expected: list, request: dict) -> bool:

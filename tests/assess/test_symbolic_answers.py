@@ -200,3 +200,10 @@ def test_a_special_case_that_reads_zero_over_zero(answer, name, value, limit):
     wrong = symbolic.compare(got, 2 * want, subs={name: value})
     assert not wrong.equal
     assert f"at {name} = {value}" in wrong.message
+
+
+def test_a_special_case_meets_every_symbol_of_that_name():
+    """A student may make a symbol anew, with other assumptions, and mix the two."""
+    given, own = sp.Symbol("d", positive=True), sp.Symbol("d")
+    assert symbolic.compare(given + own**2, sp.Integer(6), subs={"d": 2}).equal
+    assert not symbolic.compare(given + own**2, sp.Integer(4), subs={"d": 2}).equal
