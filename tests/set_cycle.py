@@ -13,7 +13,14 @@ from mathcore.assess import confine, grading, release, source
 from mathcore.assess.sandbox import Limits
 
 SETS = Path(__file__).resolve().parents[1] / "notebooks" / "problem_sets"
+KEY = "5e" * 32
 LIMITS = Limits(cell_seconds=4, test_seconds=12, memory=3 << 30, patience=30)  # of a busy machine
+
+
+def pin_key(course: release.Course) -> None:
+    """Give the course a key that is no secret: every run of the tests then grades the same numbers."""
+    course.instructor.mkdir(parents=True)
+    (course.instructor / "key").write_text(KEY + "\n", encoding="ascii")
 
 
 class GradedSet:
@@ -33,6 +40,7 @@ class GradedSet:
     def grade(self, folder: Path) -> dict[str, Any]:
         """Return the report of each student, of ``good``, who hands in the solutions, and of ``untouched``."""
         problem, course = source.get_set(SETS, self.name), release.Course(folder)
+        pin_key(course)
         everybody = {"good": [], "untouched": None, **self.students}
         release.release(problem, course, {student: {"first_name": student.title()} for student in everybody})
         for student, names in everybody.items():

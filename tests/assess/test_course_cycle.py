@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from set_cycle import pin_key
 
 from mathcore.assess import collecting, confine, grading, handout, release, source, variants
 from mathcore.assess.sandbox import Limits
@@ -156,6 +157,7 @@ def graded(tmp_path_factory):
     """The course after grading: ``(problem, course, {student: report})``."""
     problem = source.get_set(ROOT / "notebooks" / "problem_sets", "ps09")
     course = release.Course(tmp_path_factory.mktemp("course"))
+    pin_key(course)
     students = [*STUDENTS, "untouched", "vandal", "broken", "empty"]
     release.release(problem, course, {student: {"first_name": student.title()} for student in students})
     for student in students:

@@ -18,12 +18,12 @@ MISTAKES = {
     "independent": ("q4", " + (a * db + b * da) * rho * s0 * s1", "", "the velocity"),
     "floor": ("q4", "(1 - rho**2)", "(1 - rho)", "the floor: "),
     "stays independent": ("q4", "+ 2 * a * b * rho * s0 * s1\n    return a * m0", "\n    return a * m0", "the trajectory: "),
-    "no volume": ("q5", " - torch.logdet(V) / 2", "", "samples of x_t|is left of the target"),
+    "no volume": ("q5", " - torch.logdet(V) / 2", "", "samples of x_t|is left of the target|mixtures in dimension"),
     "prior weights": (
         "q5",
         "torch.softmax(torch.stack(logs), 0)",
         "torch.full((len(logs), len(x)), 1 / len(logs))",
-        "weighed by their density|is left of the target",
+        "weighed by their density|is left of the target|mixtures in dimension",
     ),
     "underflow": (
         "q5",
