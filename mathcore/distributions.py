@@ -208,7 +208,7 @@ class GaussianMixture(CorruptibleMixture):
             raise ValueError(f"s must be positive for the posterior to have a density, got {float(second)}")
         seen = self._seen(first, second)
         covs = second.square() * seen.gains()
-        return PosteriorMixture(self._weights(seen, x_t), seen.posterior_means(x_t), covs[:, 0] if self.covs.ndim == 1 else covs)
+        return PosteriorMixture(self._log_weights(seen, x_t), seen.posterior_means(x_t), covs[:, 0] if self.covs.ndim == 1 else covs)
 
 
 class Empirical(CorruptibleMixture):

@@ -39,14 +39,19 @@ class PosteriorMixture:
     """The law of x_0 given x_t, one Gaussian mixture per row of x_t; made by ``GaussianMixture.posterior``.
 
     Args:
-        weights: ``(N, K)``, rows summing to one.
+        log_weights: ``(N, K)``, logarithms of weights that sum to one in each row; a weight may be too small for a float.
         means: ``(N, K, D)``.
         covs: shared by all rows, ``(K,)``, ``(K, D)`` or ``(K, D, D)``.
     """
 
-    weights: Float[Tensor, "n k"]
+    log_weights: Float[Tensor, "n k"]
     means: Float[Tensor, "n k d"]
     covs: Covariances
+
+    @property
+    def weights(self) -> Float[Tensor, "n k"]:
+        """The weights, ``(N, K)``."""
+        return self.log_weights.exp()
 
     @property
     def _matrices(self) -> Tensor:
@@ -84,7 +89,7 @@ class PosteriorMixture:
         diff = x0[:, None] - self.means
         square = (diff * _components.apply(centred.precisions, diff, centred.full)).sum(-1)
         peak = centred.log_density(self.means.new_zeros(1, dim))
-        return torch.logsumexp(self.weights.log() + peak - 0.5 * square, dim=1)
+        return torch.logsumexp(self.log_weights + peak - 0.5 * square, dim=1)
 
 
 class CorruptibleMixture:
@@ -138,6 +143,9 @@ class CorruptibleMixture:
 
     def _weights(self, seen: Corrupted, x: Tensor) -> Tensor:
         return torch.softmax(self.weights.log() + seen.log_density(x), dim=1)
+
+    def _log_weights(self, seen: Corrupted, x: Tensor) -> Tensor:
+        return torch.log_softmax(self.weights.log() + seen.log_density(x), dim=1)
 
     def _block_rows(self, per_component: int) -> int:
         return max(1, _components.DIRECT_LIMIT // (self.n_components * per_component))

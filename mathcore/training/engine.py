@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mathcore.training.config import TrainConfig
 
 
-class Objective(nn.Module):
+class LossModule(nn.Module):
     """The loss as a module around the model: the one call per batch that the engine of several processes wraps.
 
     A loss may call the model often, or its methods, or differentiate it forwards; wrapping the model itself would forbid all of that.
@@ -48,7 +48,7 @@ class Engine:
                 f"batch_size {config.batch_size} cannot be divided equally among {self.processes} processes times accumulate = {config.accumulate}"
             )
 
-    def wrap(self, objective: Objective) -> nn.Module:
+    def wrap(self, objective: LossModule) -> nn.Module:
         """Return the module to call for a loss; in several processes, its weights are now those of the first one."""
         return objective if self.accelerator is None else self.accelerator.prepare_model(objective)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mathcore.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from mathcore.training.config import Loss, TrainConfig, ema_decay, learning_rate
-from mathcore.training.engine import Engine, Objective
+from mathcore.training.engine import Engine, LossModule
 
 
 class Trainer:
@@ -25,7 +25,7 @@ class Trainer:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("the model has no parameters to train")
-        self.objective = engine.wrap(Objective(model, torch.compile(model) if config.compile else model, loss))
+        self.objective = engine.wrap(LossModule(model, torch.compile(model) if config.compile else model, loss))
         self.optimizer = torch.optim.AdamW(self.parameters, lr=float(config.lr), weight_decay=float(config.weight_decay), fused=True)
         self.average = [p.detach().clone() for p in self.parameters]
         if generator is None:
