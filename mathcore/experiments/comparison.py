@@ -46,7 +46,7 @@ class DigitRow:
 
 
 def digit_models() -> tuple[DigitModel, ...]:
-    """Return the models of chapters 2 to 6 in their order, trained, or read where they are kept: three minutes on one core at the CPU scale.
+    """Return the models of chapters 2 to 5 and of appendix D in their order, trained, or read where they are kept: three minutes on one core at the CPU scale.
 
     All have the network, the initial weights and the number of training steps of :func:`~mathcore.experiments.digits.train_digits`, and the sampler of
     their own page.
