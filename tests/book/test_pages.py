@@ -40,6 +40,17 @@ CUT = """() => [...document.querySelectorAll('div.math')].filter(box => {
   return start < box.getBoundingClientRect().left - 2;
 }).map(box => box.textContent.trim().slice(0, 80))"""
 
+LOST = r"""() => {
+  const text = e => (e ? e.textContent.trim().slice(0, 80) : '');
+  const alone = [...document.querySelectorAll('.bd-article :not(.together) > span.math')].filter(m => m.nextSibling?.nodeType === 3 && /^[.,;:?!)\]]/.test(m.nextSibling.data));
+  const nameless = [...document.querySelectorAll('.bd-article table.table tbody td')].filter(cell => {
+    const k = cell.cellIndex, head = cell.closest('table').querySelectorAll('thead th')[k];
+    const name = cell.querySelector('.column-name');
+    return k > 0 && text(head) && text(cell) && getComputedStyle(cell).display === 'block' && !(name && name.offsetHeight);
+  });
+  return [...alone.map(m => 'a line may begin with what follows: ' + text(m)), ...nameless.map(c => 'which column? ' + text(c))];
+}"""
+
 STILL = "*{transition:none!important;animation:none!important;scroll-behavior:auto!important}"
 
 
@@ -97,6 +108,7 @@ def test_page(open_page, name):
     page.wait_for_timeout(300)  # the layout settles
     assert page.evaluate(OVERFLOW) == []
     assert page.evaluate(CUT) == [], "formulas that begin outside of their box"
+    assert page.evaluate(LOST) == []
     shoot(page, f"{name}-phone")
     assert opened.problems == []
 
