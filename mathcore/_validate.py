@@ -3,10 +3,15 @@
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class NotFiniteError(ValueError):
+    """NaN or infinity in a tensor; training tells it from other bad arguments, since there it means that the run has diverged."""
 
 
 def floating(x: Any, name: str, ndim: int | None = None, dim: int | None = None) -> Tensor:
@@ -14,7 +19,7 @@ def floating(x: Any, name: str, ndim: int | None = None, dim: int | None = None)
 
     Raises:
         TypeError: ``x`` is not a tensor, or is an integer, bool or complex one.
-        ValueError: wrong number of axes, wrong last dimension, NaN or infinity.
+        ValueError: wrong number of axes, wrong last dimension; as NotFiniteError, NaN or infinity.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
@@ -25,7 +30,7 @@ def floating(x: Any, name: str, ndim: int | None = None, dim: int | None = None)
     if dim is not None and (x.ndim == 0 or x.shape[-1] != dim):
         raise ValueError(f"{name} must have last dimension {dim}, got shape {tuple(x.shape)}")
     if not finite(x):
-        raise ValueError(f"{name} contains NaN or infinity")
+        raise NotFiniteError(f"{name} contains NaN or infinity")
     return x
 
 
@@ -55,6 +60,18 @@ def count(value: Any, name: str, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return value
+
+
+def folder_to_write(path: Path) -> Path:
+    """Return ``path`` if it is a folder, or if one can be made there: nothing on the way to it is a file.
+
+    Raises:
+        ValueError: it is a file, or lies below one.
+    """
+    there = next((p for p in (path, *path.parents) if p.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ValueError(f"{there} is a file, not a folder")
+    return path
 
 
 def like_input(out: Any, x: Tensor, name: str) -> Tensor:
@@ -114,13 +131,13 @@ def per_sample(t: float | int | Tensor, x: Tensor, name: str = "t") -> Tensor:
 
     Raises:
         TypeError: ``t`` is neither a number nor a tensor.
-        ValueError: ``t`` is NaN or infinite, or is neither 0-d nor of shape ``(N,)``.
+        ValueError: ``t`` is, as NotFiniteError, NaN or infinite, or is neither 0-d nor of shape ``(N,)``.
     """
     if isinstance(t, bool) or not isinstance(t, (int, float, Tensor)):
         raise TypeError(f"{name} must be a number or a tensor, got {type(t).__name__}")
     out = torch.as_tensor(t, dtype=x.dtype, device=x.device)
     if not finite(out):
-        raise ValueError(f"{name} contains NaN or infinity")
+        raise NotFiniteError(f"{name} contains NaN or infinity")
     if out.ndim == 0:
         return out
     if out.shape != x.shape[:1]:

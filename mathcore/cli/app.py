@@ -75,7 +75,8 @@ def train(
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
-            "--checkpoint-every", help="Steps between checkpoints. Ctrl-C writes one too, unless there are several processes. Default: 500."
+            "--checkpoint-every",
+            help="Steps between checkpoints. Ctrl-C and SIGTERM write one too, unless there are several processes. Default: 500.",
         ),
     ] = None,
 ) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mathcore._validate import count
-from mathcore.cli.machine import choose_device, spare_threads
+from mathcore.cli.machine import choose_device, spare_threads, told_of_sampling
 from mathcore.cli.train import shown
 from mathcore.divergences import energy_distance, two_sample_floor
 from mathcore.experiments.datasets import DataSet, held_out, open_data
@@ -27,6 +27,7 @@ def run_evaluation(target: str, n: int, sampler: str | None, steps: int | None, 
     spare_threads(run.scale, run.device)
     data = open_data(run.size.data)
     method, taken = sampler or run.size.sampler, run.size.sampler_steps if steps is None else steps
+    told_of_sampling(run, n, taken)
     started = time.monotonic()
     samples = run.sample(n, method, taken, seed).cpu()
     seconds = time.monotonic() - started

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mathcore._validate import folder_to_write
 from mathcore.cli.train import shown
 from mathcore.settings import settings
 
@@ -11,11 +12,13 @@ def make_problem_sets(sources: Path, out: Path | None, students: Path | None, on
     """Release the problem sets in the folder ``sources``, all or the ones named, into the course folder ``out``.
 
     Raises:
-        ValueError: no problem sets there, an unknown one, a roster that cannot be read, a source that breaks the rules.
+        ValueError: no problem sets there, an unknown one, a roster that cannot be read, a source that breaks the rules, a file in the
+            place of the folder.
         RuntimeError: nbgrader is missing or refuses.
     """
     from mathcore.assess.source import find_sets, get_set
 
+    root = folder_to_write((out or settings.build_dir / "problem_sets").expanduser().resolve())
     found = find_sets(sources)
     if not found:
         raise ValueError(
@@ -30,7 +33,7 @@ def make_problem_sets(sources: Path, out: Path | None, students: Path | None, on
     from mathcore.assess.variants import read_roster
 
     roster = read_roster(students) if students is not None else None
-    course = Course((out or settings.build_dir / "problem_sets").expanduser().resolve())
+    course = Course(root)
     for source in chosen:
         written = release(source, course, roster)
         print(f"{source.name}: {len(written)} notebook{'s' if len(written) > 1 else ''} for students, the first {shown(written[0])}")

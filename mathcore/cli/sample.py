@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from mathcore._validate import count
-from mathcore.cli.machine import choose_device, spare_threads
+from mathcore._validate import count, folder_to_write
+from mathcore.cli.machine import choose_device, spare_threads, told_of_sampling
 from mathcore.cli.train import shown
 from mathcore.experiments.runs import Run, open_run
 
@@ -26,12 +26,15 @@ def draw_samples(
     count(n, "-n"), count(seed, "--seed", 0)
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out must name a .png file, got {str(out)!r}")
+    if out is not None:
+        folder_to_write(out.parent)
     run = guided(open_run(target, choose_device(device)), guidance)
     spare_threads(run.scale, run.device)
+    method, taken = sampler or run.size.sampler, run.size.sampler_steps if steps is None else steps
+    told_of_sampling(run, n, taken)
     started = time.monotonic()
     x = run.sample(n, sampler, steps, seed).cpu()
     seconds = time.monotonic() - started
-    method, taken = sampler or run.size.sampler, run.size.sampler_steps if steps is None else steps
     picture = out or run.folder / "samples" / f"{method}-{taken}-seed{seed}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_grid(x if x.ndim == 4 else x[:, :2], picture)

@@ -4,6 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,20 @@ import typer
 from torch import Tensor
 
 from mathcore._validate import count, one_of
-from mathcore.cli.machine import choose_device, spare_threads
+from mathcore.cli.machine import choose_device, full_size_on_cpu, spare_threads
+from mathcore.experiments.configs import as_setting, keys_of
 from mathcore.experiments.runs import usual_folder
-from mathcore.experiments.sessions import Session, check_session, plan_session, train_session
+from mathcore.experiments.sessions import Session, check_session, plan_session, steps_taken, train_session
 from mathcore.settings import PRECISIONS
+from mathcore.training.engine import first_process, launched, make_accelerator
+from mathcore.training.interrupt import Terminated
+from mathcore.training.lock import only_writer
 
 CHECKPOINT_EVERY = 500
 """Steps between checkpoints unless told otherwise."""
+
+TRY: dict[str, Any] = {"train.compile": False, "train.bfloat16": False, "train.batch_size": 8, "train.steps": 100, "sampler_steps": 10}
+"""What makes a full size small enough to be tried out on a CPU, in minutes."""
 
 
 def run_training(
@@ -33,20 +41,26 @@ def run_training(
     sample_every: int,
     checkpoint_every: int | None,
 ) -> None:
-    """Train, and say at the end how it went and where things lie; on Ctrl-C how to go on.
+    """Train, and say at the end how it went and where things lie; on Ctrl-C and SIGTERM how to go on.
 
     Raises:
         ValueError, RuntimeError, OSError: whatever cannot be done, in one line.
     """
-    from mathcore.training.engine import launched, make_accelerator
-
     every = count(CHECKPOINT_EVERY if checkpoint_every is None else checkpoint_every, "--checkpoint-every")
     count(sample_every, "--sample-every", 0)
     session = plan_session(name, scale, [*changes, *_forward(precision)], out, resume)
     place = choose_device(device, session.scale)
     if fetch:
         _fetch(session.size.data)
-    taken = check_session(session)
+    check_session(session)
+    again = {"--device": device, "--sample-every": sample_every or None, "--checkpoint-every": checkpoint_every}
+    with only_writer(session.folder) if first_process() else nullcontext():
+        _train(session, place, sample_every, every, again)
+
+
+def _train(session: Session, place: torch.device, sample_every: int, every: int, again: dict[str, Any]) -> None:
+    """Train in a folder that no other process writes to; ``again`` has the options that a command that goes on would repeat."""
+    taken = steps_taken(session)
     accelerator = make_accelerator(session.size.train, place) if launched() else None
     place, processes, main = (place, 1, True) if accelerator is None else _part(accelerator)
     spare_threads(session.scale, place)
@@ -57,11 +71,10 @@ def run_training(
         result = train_session(
             session, device=place, accelerator=accelerator, sample_every=sample_every, checkpoint_every=every, command=command
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as end:
         if main:
-            again = {"--device": device, "--sample-every": sample_every or None, "--checkpoint-every": checkpoint_every}
             _interrupted(session, again, processes)
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(end, Terminated) else 130) from None
     if main:
         _report(session.folder, result.losses, time.monotonic() - started)
 
@@ -107,6 +120,17 @@ def _announce(session: Session, taken: int, device: torch.device, processes: int
         f"{begin}: {train.steps} steps of {train.batch_size} on {session.size.data}, {device}{among}; folder {shown(session.folder)}",
         flush=True,
     )
+    if full_size_on_cpu(session.scale, device) and (train.compile or train.steps > TRY["train.steps"]):
+        print(_price(session), flush=True)
+
+
+def _price(session: Session) -> str:
+    """What the full size costs on a CPU, and the settings for a try; a run that is resumed has to keep its own."""
+    train, values = session.size.train, keys_of(session.size)
+    compiling = "nothing is seen for minutes while the first step compiles, and " if train.compile else ""
+    smaller = [f"--set {key}={as_setting(value)}" for key, value in TRY.items() if values[key] > value]
+    hint = "" if session.resume else f"; to try it out:  {' '.join(smaller)}"
+    return f"this is the full size on a CPU: {compiling}{train.steps} steps may take days{hint}"
 
 
 def _interrupted(session: Session, options: dict[str, Any], processes: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mathcore._validate import folder_to_write
 from mathcore.experiments.configs import Size, as_setting, keys_of, with_settings, with_values
 from mathcore.experiments.datasets import DataSet, check_data, classes_of, open_data, shape_of
 from mathcore.experiments.objectives import DDPM, Reflow
@@ -47,8 +48,8 @@ def plan_session(name: str | None, scale: str | None, changes: Sequence[str], ou
     """Return the session that is asked for. With ``resume`` what is left out is that of the run: its folder may stand for the name, or be ``out``.
 
     Raises:
-        ValueError: unknown name, size or key, a bad value; no name. CheckpointError: nothing to resume, or a run of another experiment or size.
-        FileExistsError: a run in the folder that is not to be resumed.
+        ValueError: unknown name, size or key, a bad value; no name; a file where the folder would be. CheckpointError: nothing to resume, or a run of
+            another experiment or size.
     """
     if resume:
         return _resumed(name, scale, changes, out)
@@ -58,10 +59,7 @@ def plan_session(name: str | None, scale: str | None, changes: Sequence[str], ou
         raise ValueError(f"{name} is the folder of a run, not an experiment: add --resume to go on with it")
     size = with_settings(experiment(name).size(scale or "cpu"), changes)
     folder = usual_folder(name, scale or "cpu") if out is None else out.expanduser()
-    if (folder / "run.json").exists() and (folder / "checkpoint.safetensors").exists():
-        raise FileExistsError(f"{folder} holds a run already: add --resume to go on with it, or --out FOLDER to begin another")
-    (folder / "run.json").unlink(missing_ok=True)  # of a run that stopped before its first checkpoint: there is nothing to keep
-    return Session(name, scale or "cpu", size, folder)
+    return Session(name, scale or "cpu", size, folder_to_write(folder))
 
 
 def _resumed(name: str | None, scale: str | None, changes: Sequence[str], out: Path | None) -> Session:
@@ -84,7 +82,7 @@ def _folder_to_resume(name: str | None, scale: str | None, out: Path | None) -> 
         experiment(str(name)).size(scale)
         out = usual_folder(str(name), scale)
     if out is not None:
-        if not (out.expanduser() / "run.json").exists():
+        if not (folder_to_write(out.expanduser()) / "run.json").exists():
             raise CheckpointError(f"there is nothing to resume in {out}: leave --resume out to start, or name the folder with --out")
         return out.expanduser()
     try:
@@ -94,12 +92,12 @@ def _folder_to_resume(name: str | None, scale: str | None, out: Path | None) -> 
     return found if found.is_dir() else found.parent
 
 
-def check_session(session: Session) -> int:
-    """Return how many steps are taken already, after a look at all that would stop the session before its next one, or its samples at the end.
+def check_session(session: Session) -> None:
+    """Look at all but the folder that would stop the session before its first step, or its samples at the end.
 
     Raises:
         ValueError: data, network, objective and sampler that do not go together. RuntimeError: data that are not here.
-        CheckpointError: a checkpoint that is damaged or of another configuration; no teacher for a reflow.
+        CheckpointError: no teacher for a reflow.
     """
     size, objective = session.size, session.size.objective
     check_data(size.data)
@@ -113,10 +111,24 @@ def check_session(session: Session) -> int:
         )
     if isinstance(objective, Reflow):
         open_teacher(objective.teacher, DataSet(size.data, shape, classes))
-    return 0 if session.before is None else _steps_taken(size, session.before, session.folder)
 
 
-def _steps_taken(size: Size, before: Size, folder: Path) -> int:
+def steps_taken(session: Session) -> int:
+    """Return how many steps are taken already, by the checkpoint in the folder: none for a new run, or where one stopped before its first checkpoint.
+
+    Raises:
+        FileExistsError: a run in the folder that is not to be resumed.
+        CheckpointError: a checkpoint that is damaged or of another configuration.
+    """
+    folder = session.folder
+    if session.before is not None:
+        return _steps_before(session.size, session.before, folder)
+    if any((folder / file).exists() for file in ("checkpoint.safetensors", "model.safetensors")):
+        raise FileExistsError(f"{folder} holds a run already: add --resume to go on with it, or --out FOLDER to begin another")
+    return 0
+
+
+def _steps_before(size: Size, before: Size, folder: Path) -> int:
     """Steps in the checkpoint of a run; 0 where it stopped before its first one, and may begin again in any way.
 
     Raises:

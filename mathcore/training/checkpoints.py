@@ -4,7 +4,7 @@ import glob
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write ``tensors`` and ``metadata`` to ``path``; whenever the process dies, the file there is the old one or the new one, complete.
-
-    The bytes go to a temporary file beside it, are forced to the disk, and take the name in one step.
+    """Write ``tensors`` and ``metadata`` to ``path`` by :func:`write_whole`.
 
     Args:
         path: the file; its folder is made if needed.
@@ -45,26 +43,37 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: M
     """
     from safetensors.torch import save
 
-    path = Path(path)
     # clones, because safetensors refuses tensors that share memory
     held = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     header = {"format": _FORMAT, "metadata": json.dumps(dict(metadata)), "sha256": digest_tensors(held)}
-    content = save(held, header)
+    write_whole(path, save(held, header))
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write ``content`` to ``path``; whenever the process dies, the file there is the old one or the new one, complete.
+
+    The bytes go to a temporary file beside it, are forced to the disk, and take the name in one step.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # no tempfile.mkstemp: its files are for their owner alone, while these get the permissions that the umask leaves to every new file
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def remove_unfinished(path: str | Path) -> None:
-    """Remove what processes killed in the middle of :func:`save_checkpoint` have left beside ``path``."""
+    """Remove what processes killed in the middle of :func:`write_whole` have left beside ``path``."""
     path = Path(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         left.unlink(missing_ok=True)

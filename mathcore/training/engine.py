@@ -123,6 +123,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def first_process() -> bool:
+    """Whether this process is the only one, or the first of those that the launcher started on all machines."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def make_accelerator(config: TrainConfig, device: str | torch.device | None = None) -> Any:
     """Return the ``accelerate.Accelerator`` that a run with ``config`` wants; call it before anything is put on a device.
 

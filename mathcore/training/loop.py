@@ -136,6 +136,7 @@ def fit(
         TypeError, ValueError: data, loss or accelerator of the wrong kind; ``resume`` without ``checkpoint``; a batch that cannot be divided equally.
         FloatingPointError: NaN or infinity in the loss or the gradient; names the step. The last checkpoint stays as it is.
         KeyboardInterrupt: Ctrl-C, after the step under way and its checkpoint; a second one at once.
+        Terminated: SIGTERM, in the same way, as a SystemExit.
         CheckpointError: on ``resume``, a missing, damaged or foreign checkpoint, or one of another run; a checkpoint that cannot be written, the disk
             being full, say: the one before it stays.
     """
@@ -159,14 +160,14 @@ def fit(
 
 
 def _advance_all(run: Trainer, draw: Callable, path: Path | None, every: int, label: str, on_step: Callable | None) -> None:
-    """Take the remaining steps, with a progress bar and checkpoints; on Ctrl-C, in one process, a checkpoint of the step just taken."""
+    """Take the remaining steps, with a progress bar and checkpoints; on Ctrl-C or SIGTERM, in one process, one more of the step just taken."""
     from tqdm.auto import tqdm
 
     saved, first = run.step, run.engine.rank == 0
     alone = path is not None and run.engine.processes == 1
     with (
         tqdm(total=run.config.steps, initial=run.step, desc=label, disable=not (settings.progress and first), leave=False) as bar,
-        held_back(alone) as interrupted,
+        held_back(alone) as signalled,
     ):
         while run.step < run.config.steps:
             try:
@@ -181,10 +182,10 @@ def _advance_all(run: Trainer, draw: Callable, path: Path | None, every: int, la
                 saved = run.step
             if on_step is not None and first:
                 on_step(Progress(run))
-            if interrupted():
+            if (end := signalled()) is not None:
                 if path is not None and saved < run.step:
                     _save(run, path, saved)
-                raise KeyboardInterrupt
+                raise end
     run.engine.wait()
 
 

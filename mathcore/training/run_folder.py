@@ -19,7 +19,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -33,8 +32,9 @@ from torch import Tensor, nn
 
 from mathcore._validate import count
 from mathcore.settings import settings
-from mathcore.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from mathcore.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, write_whole
 from mathcore.training.config import Data, Loss, TrainConfig
+from mathcore.training.interrupt import Terminated
 from mathcore.training.loop import FitResult, Progress, fit
 from mathcore.training.pictures import loss_curve, save_grid
 
@@ -124,15 +124,7 @@ class _Folder:
 
     def write(self) -> None:
         """Write ``run.json``, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".run.json.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(self.record, indent=1) + "\n")
-            os.replace(temporary, self.folder / "run.json")
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(self.folder / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
 
     def on_step(self, progress: Progress) -> None:
         """Log, and draw samples, where it is time for it."""
@@ -204,7 +196,7 @@ def train_in_folder(
     Raises:
         FileExistsError: there is a run in ``folder``, and ``resume`` is False.
         CheckpointError: ``resume`` without a checkpoint, or with one of another run; a file that cannot be written.
-        ValueError, TypeError, FloatingPointError: as ``fit``.
+        ValueError, TypeError, FloatingPointError, Terminated: as ``fit``.
     """
     folder = Path(folder)
     place = accelerator.device if accelerator is not None else torch.device(device or settings.device)
@@ -237,8 +229,9 @@ def _close_after(files: _Folder | None, error: BaseException, folder: Path) -> N
         CheckpointError: it ended because a file could not be written.
     """
     if files is not None:
+        told = "terminated" if isinstance(error, Terminated) else f"stopped: {type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
         try:
-            files.close(f"stopped: {type(error).__name__}: {error}".rstrip(": ").splitlines()[0])
+            files.close(told)
         except OSError:
             warnings.warn(f"the end of the session could not be written to {folder}", stacklevel=3)
     if isinstance(error, OSError) and not isinstance(error, CheckpointError):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mathcore._validate import NotFiniteError
 from mathcore.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from mathcore.training.config import Loss, TrainConfig, ema_decay, learning_rate
 from mathcore.training.engine import Engine, LossModule
@@ -42,11 +43,15 @@ class Trainer:
         """One optimiser step.
 
         Raises:
-            FloatingPointError: the loss or the gradient is NaN or infinite; the weights are then as before the step.
+            FloatingPointError: the loss, the gradient or a value on the way to them is NaN or infinite; the weights are then as before the
+                step.
         """
         config, step = self.config, self.step + 1
         self.optimizer.zero_grad()
-        number = self._differentiate(self.engine.share(batch))
+        try:
+            number = self._differentiate(self.engine.share(batch))
+        except (NotFiniteError, FloatingPointError) as error:  # found by a check or a solver inside the loss, which know no step
+            raise FloatingPointError(f"{error}, at training step {step}") from error
         if not math.isfinite(number):
             raise FloatingPointError(f"the loss is {number} at step {step}")
         limit = math.inf if config.grad_clip is None else float(config.grad_clip)

@@ -73,7 +73,36 @@ def test_refusals(mathcore, words, parts):
 def test_full_size_without_gpu(mathcore):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    refused(mathcore("train", "ddpm-digits", "--size", "gpu"), "GPU", "--size cpu", "--device cpu")
+    refused(mathcore("train", "ddpm-digits", "--size", "gpu"), "GPU", "--size cpu", "--device cpu", "for days")
+
+
+def test_a_wrong_device_or_data_set_is_told_before_a_folder_that_is_taken(mathcore, build, monkeypatch, tmp_path):
+    """Which the user would otherwise hear of only after a second command."""
+    monkeypatch.setenv("MATHCORE_DATA", str(tmp_path / "data"))
+    tiny = ("--set", "train.steps=1", "--set", "train.batch_size=4", "--set", "sampler_steps=1", "--out", tmp_path / "run")
+    assert mathcore("train", "ddpm-digits", *tiny).exit_code == 0
+    refused(mathcore("train", "ddpm-digits", *tiny), "holds a run already")
+    refused(mathcore("train", "ddpm-digits", *tiny, "--device", "gpu"), "--device", "'gpu'")
+    missing = mathcore("train", "ddpm-digits", *tiny, "--set", "data=cifar10")
+    assert missing.exit_code == 1
+    assert "add --fetch" in missing.stderr
+
+
+def test_a_file_in_the_place_of_a_folder(mathcore, tmp_path):
+    file, run = tmp_path / "afile", tmp_path / "run"
+    file.write_text("kept")
+    assert mathcore("train", "score-ring", "--set", "train.steps=1", "--out", run).exit_code == 0
+    for words in (
+        ("train", "vae-ring", "--out", file),
+        ("train", "vae-ring", "--out", file / "below" / "it"),
+        ("train", "--resume", "--out", file),
+        ("sample", run, "--out", file / "x.png"),
+        ("problem-sets", "--out", file / "course"),
+    ):
+        result = mathcore(*words)
+        refused(result, f"{file} is a file, not a folder")
+        assert result.stdout == ""
+    assert file.read_text() == "kept"
 
 
 def test_data_that_are_not_here(mathcore, monkeypatch, tmp_path):

@@ -65,6 +65,35 @@ def test_full_size_trains_on_a_narrow_network(mathcore, data, tmp_path, name):
     assert (tmp_path / "run" / "samples" / "step-000002.png").exists()
 
 
+def test_the_full_size_on_a_cpu_says_what_it_costs(mathcore, tmp_path):
+    """With the settings that would make it small; a run that goes on must keep its own, and a small one costs nothing."""
+    words = [w for w in _narrowed("ddpm-ring") if w != "--set"]
+    few = [word for w in words for word in ("--set", "train.steps=101" if w.startswith("train.steps") else w)]
+    told = mathcore("train", "ddpm-ring", "--size", "gpu", "--device", "cpu", "--out", tmp_path / "run", *few).stdout.splitlines()
+    assert told[1] == "this is the full size on a CPU: 101 steps may take days; to try it out:  --set train.steps=100"
+    again = mathcore("train", "--resume", "--device", "cpu", "--out", tmp_path / "run").stdout.splitlines()
+    assert again[1] == "this is the full size on a CPU: 101 steps may take days"
+    small = mathcore("train", "ddpm-ring", "--size", "gpu", "--device", "cpu", "--out", tmp_path / "small", *_narrowed("ddpm-ring")).stdout
+    assert "this is the full size" not in small
+    for command in ("sample", "evaluate"):
+        result = mathcore(command, tmp_path / "run", "-n", "8", "--steps", "3")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.startswith(
+            "ddpm-ring at its full size on a CPU: 8 samples in 3 steps may take long; fewer with -n and --steps"
+        )
+
+
+def test_compilation_of_the_full_size_is_announced(tmp_path, capsys):
+    from mathcore.cli.train import _announce
+    from mathcore.experiments.sessions import Session
+
+    _announce(Session("ddpm-digits", "gpu", EXPERIMENTS["ddpm-digits"].gpu, tmp_path), 0, torch.device("cpu"), 1)
+    told = capsys.readouterr().out.splitlines()[1]
+    assert "nothing is seen for minutes while the first step compiles, and 100000 steps may take days" in told
+    for value in ("train.compile=false", "train.bfloat16=false", "train.batch_size=8", "train.steps=100", "sampler_steps=10"):
+        assert f"--set {value}" in told
+
+
 def test_missing_data_are_told_in_one_line(mathcore, tmp_path, monkeypatch):
     monkeypatch.setenv("MATHCORE_DATA", str(tmp_path / "nothing"))
 

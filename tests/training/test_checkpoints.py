@@ -125,6 +125,16 @@ def test_a_process_killed_in_the_middle_of_writing_leaves_the_old_file(tmp_path)
     assert load_checkpoint(path)[1] == {"step": 3}
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        save_checkpoint(tmp_path / "c", content(0), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "c").stat().st_mode & 0o777 == mode
+
+
 def test_metadata_that_json_cannot_hold(tmp_path):
     with pytest.raises(TypeError, match="JSON serializable"):
         save_checkpoint(tmp_path / "c", {}, {"when": object()})

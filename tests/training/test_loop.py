@@ -9,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mathcore._validate import NotFiniteError, floating
 from mathcore.networks import TimeMLP, UNet
 from mathcore.settings import settings
 from mathcore.training import CheckpointError, TrainConfig, fit, load_checkpoint
@@ -252,6 +253,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert all(torch.isfinite(v).all() for v in tensors.values())
     result = fit(Point(1.0), lambda m, b, g: m.w.square().sum(), ring, TrainConfig(steps=20), checkpoint=path, resume=True)
     assert torch.isfinite(result.losses).all()
+
+
+def test_a_check_inside_the_loss_that_meets_nan_is_told_like_a_loss_that_is_nan():
+    """Other bad arguments stay what they are."""
+    model = Point(1.0)
+    with pytest.raises(
+        FloatingPointError, match=r"^x contains NaN or infinity, at training step 1: lower the learning rate or look at the loss$"
+    ):
+        fit(model, lambda m, b, g: floating(m.w / 0, "x").sum(), ring, TrainConfig(steps=5))
+    assert model.w.item() == 1.0
+    with pytest.raises(ValueError, match="x must have 2 axes") as raised:
+        fit(model, lambda m, b, g: floating(m.w, "x", 2).sum(), ring, TrainConfig(steps=5))
+    assert not isinstance(raised.value, NotFiniteError)
 
 
 @pytest.mark.parametrize("clip", [1.0, None])

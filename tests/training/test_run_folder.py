@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import signal
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,6 +16,7 @@ from training.two_processes import config, data, drawn, fixed, network
 
 from mathcore.settings import settings
 from mathcore.training import CheckpointError, TrainConfig, fit, load_checkpoint, run_folder
+from mathcore.training.interrupt import Terminated
 from mathcore.training.pictures import image_grid, loss_curve, save_grid
 from mathcore.training.run_folder import load_weights, read_run, train_in_folder
 
@@ -138,15 +140,14 @@ def test_records_that_are_none(tmp_path, text):
 @pytest.mark.usefixtures("no_tensorboard")
 def test_a_disk_that_fills_up_gives_one_error_and_keeps_what_was_good(tmp_path, monkeypatch, file):
     folder, full = tmp_path / "r", False
-    real = os.fdopen
+    real = os.fsync
 
-    def limited(handle, *args, **kwargs):
+    def limited(handle):
         if full and file in os.readlink(f"/proc/self/fd/{handle}"):
-            os.close(handle)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(handle, *args, **kwargs)
+        real(handle)
 
-    monkeypatch.setattr(os, "fdopen", limited)
+    monkeypatch.setattr(os, "fsync", limited)
 
     def sample(model):
         nonlocal full
@@ -166,6 +167,26 @@ def test_a_disk_that_fills_up_gives_one_error_and_keeps_what_was_good(tmp_path, 
     again = train_in_folder(folder, "r", network(0), drawn, data, config(), resume=True)
     assert torch.equal(again.losses, fit(network(0), drawn, data, config()).losses)
     assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.usefixtures("no_tensorboard")
+def test_a_terminated_run_says_so_and_its_record_is_for_all_to_read(tmp_path):
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL), os.umask(0o022)
+
+    def loss(model, batch, generator, calls=iter(range(1, 100))):  # noqa: B008  (one counter is the point)
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return drawn(model, batch, generator)
+
+    try:
+        with pytest.raises(Terminated):
+            train_in_folder(tmp_path / "r", "r", network(0), loss, data, config())
+    finally:
+        signal.signal(signal.SIGTERM, before[0]), os.umask(before[1])
+    assert read_run(tmp_path / "r")["sessions"][0]["outcome"] == "terminated"
+    assert (tmp_path / "r" / "run.json").stat().st_mode & 0o777 == 0o644
+    again = train_in_folder(tmp_path / "r", "r", network(0), drawn, data, config(), resume=True)
+    assert torch.equal(again.losses, fit(network(0), drawn, data, config()).losses)
 
 
 @pytest.mark.usefixtures("no_tensorboard")
