@@ -178,13 +178,13 @@ def _grade(options: argparse.Namespace) -> None:
 
 
 def _lost(report: "Report", points: dict[str, float]) -> str:
-    """The questions that did not get all their points."""
+    """The questions that did not get all their points, those without an answer apart."""
     lost = [
         name.removesuffix("-test") + (f" ({report.points[name]:g} of {most:g})" if report.points[name] else "")
         for name, most in points.items()
-        if report.points[name] < most
+        if report.points[name] < most and name not in report.lacks
     ]
-    return f"lost: {', '.join(lost)}" if lost else ""
+    return "; ".join(filter(None, [f"lost: {', '.join(lost)}" if lost else "", report.remark]))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ none of them holds anything worth stealing: no tests, no truth, no other student
 
 import json
 import os
+import re
 import sys
 import time
 from contextlib import suppress
@@ -128,7 +129,7 @@ def serve(shell: Any, fds: list[int]) -> None:
             reply = {"op": "value", "value": _answer(shell, request)}
             wire.send(reply)
         except BaseException as error:
-            wire.send({"op": "error", "name": type(error).__name__, "message": str(error), "traceback": _traceback(error)})
+            wire.send({"op": "error", "name": type(error).__name__, "message": _message(error), "traceback": _traceback(error)})
 
 
 def _answer(shell: Any, request: dict) -> Any:
@@ -175,7 +176,7 @@ def _run(shell: Any, source: str) -> dict:
         "texts": [t[:20_000] for t in texts],
     }
     reply["pictures"] = [_base64(picture) for picture in pictures][:20]
-    reply["error"] = None if error is None else [type(error).__name__, str(error)[:5_000], _traceback(error)]
+    reply["error"] = None if error is None else [type(error).__name__, _message(error)[:5_000], _traceback(error)]
     return reply
 
 
@@ -185,12 +186,21 @@ def _base64(picture: Any) -> str:
     return picture if isinstance(picture, str) else base64.b64encode(picture).decode()
 
 
+def _message(error: BaseException) -> str:
+    """The message of an error; that of a syntax error without file and line, which stand in the traceback."""
+    return str(error.msg or "") if isinstance(error, SyntaxError) else str(error)
+
+
 def _traceback(error: BaseException) -> str:
-    """The frames of the student's own cells, and the error."""
+    """The frames of the student's own cells, the line that is no Python, and the error."""
     import traceback
 
     summary = traceback.TracebackException.from_exception(error, limit=-20)
     kept = [frame for frame in summary.stack if "ipython-input" in frame.filename or "mathcore/assess" not in frame.filename]
     own = [frame for frame in kept if "IPython" not in frame.filename]
     lines = [f"your code, line {frame.lineno}, in {frame.name}: {frame.line}" for frame in own if "ipython-input" in frame.filename]
-    return "\n".join([*lines, *"".join(summary.format_exception_only()).strip().splitlines()])[:5_000]
+    if isinstance(error, SyntaxError) and type(error.lineno) is int and type(error.filename) is str:
+        _, *line, _ = "".join(summary.format_exception_only()).splitlines()  # between the name of the file and the message
+        here = "your code" if re.match("<ipython-input|<tokenize>", error.filename) else error.filename
+        lines += [f"{here}, line {error.lineno}:", *line]
+    return "\n".join([*lines, f"{type(error).__name__}: {_message(error)}".removesuffix(": ")])[:5_000]

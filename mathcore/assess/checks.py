@@ -16,6 +16,8 @@ from torch import Tensor
 
 from mathcore.assess import symbolic as _symbolic
 
+FACTORS = {"2": 2.0, "3": 3.0, "4": 4.0, "8": 8.0, "pi": math.pi, "(2 pi)": 2 * math.pi}
+FACTORS |= {"sqrt(2)": math.sqrt(2), "sqrt(pi)": math.sqrt(math.pi), "sqrt(2 pi)": math.sqrt(2 * math.pi)}
 ROUNDING = torch.finfo(torch.float64).eps
 _tells: ContextVar[bool] = ContextVar("_tells", default=True)
 
@@ -88,8 +90,8 @@ def _cause(value: Tensor, truth: Tensor) -> str:
         return " All signs are wrong."
     if bool((value != 0).all()) and bool((truth != 0).all()):
         ratio = value / truth
-        if truth.numel() > 1 and near(ratio, ratio.flatten()[:1].expand_as(ratio)):
-            return f" Your value is {float(ratio.flatten()[0]):.4g} times the right one everywhere: a factor is wrong."
+        if truth.numel() > 1 and near(ratio, ratio.flatten()[:1].expand_as(ratio)) and (name := _factor(float(ratio.flatten()[0]))):
+            return f" Your value is {name} times the right one everywhere: is a factor missing, or there twice?"
         if near(value, truth.square()):
             return " Your value is the square of the right one: variance and standard deviation?"
         if near(value.square(), truth):
@@ -103,6 +105,15 @@ def _cause(value: Tensor, truth: Tensor) -> str:
                 return f" Your entries are the right ones, one index too {word}."
         if near(value.flip(0), truth):
             return " Your entries are the right ones in reverse order."
+    return ""
+
+
+def _factor(ratio: float) -> str:
+    """The name of a factor that is easily forgotten; nothing for another ratio, which a wrong exponent may have made as well."""
+    for name, value in FACTORS.items():
+        for shown, number in ((name, value), (f"1/{name}", 1 / value)):
+            if math.isclose(abs(ratio), number, rel_tol=1e-6):
+                return f"-{shown}" if ratio < 0 else shown
     return ""
 
 

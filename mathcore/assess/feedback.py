@@ -7,39 +7,23 @@ of its own text cells Markdown and formulas are set, HTML appears as it was type
 import contextlib
 import html
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
-from xml.etree.ElementTree import Element, tostring
 
 import mistune
-from latex2mathml.converter import Converter
 from nbconvert.filters import strip_ansi
 from nbconvert.filters.markdown_mistune import MathBlockParser, MathInlineParser
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from mathcore.assess.mathml import formula
 from mathcore.assess.source import Source, grade_id, role
 
-# Of a submission's own text so much is set; the rest stays as it was typed, since a parser can be made slow by its text. Formulas are bounded for the same reason.
 LONGEST_OWN_TEXT = 10_000
-LONGEST_FORMULA = 2_000
+"""Of a submission's own text so much is set; the rest stays as it was typed, since a parser can be made slow by its text."""
 UNTOUCHED = "No response."  # nbgrader's own comment on an answer cell that is as it was handed out
 MARKS = {"full": "✓", "partial": "◐", "none": "✗"}
-
-# What the page takes over from latex2mathml. Its commands can also write class, style and href of the author's choice.
-ATTRIBUTES = re.compile(
-    r"accent(under)?|(column|row)(align|lines|spacing)|depth|display|displaystyle|fence|form|height|largeop|linethickness|[lr]space|mathvariant|(max|min)size"
-    r"|movablelimits|notation|scriptlevel|separator|stretchy|symmetric|voffset|width"
-)
-SIGNS, CLOSING = ("-", "+", "−", "±", "∓"), (")", "]", "}", "⟩", "|", "‖", "!", "∥")
-ACCENTS = {"^": "ˆ", "~": "˜"}  # the size of accents, not of letters
-AHEAD = ("∇", ")", "]", "}")  # what the name of a function keeps off, though they are operators
-BARS = ("|", "‖", "∥")
-MACROS = re.compile(r"\\(?:re|provide)?newcommand|\\def\b|\\let\b|\\DeclareMathOperator")  # a few of them can grow without bound
-LETTERS = {"bold": "BOLD", "bold-italic": "BOLD ITALIC", "script": "SCRIPT", "double-struck": "DOUBLE-STRUCK", "fraktur": "FRAKTUR"}
-LETTERS |= {"bold-script": "BOLD SCRIPT", "bold-fraktur": "BOLD FRAKTUR", "sans-serif": "SANS-SERIF", "monospace": "MONOSPACE"}
 
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--text:#1b1b1b;--quiet:#555;--link:#0b4f9e;--line:#c9c9c9;--code:#f5f5f3;
@@ -110,12 +94,13 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def page(notebook: Any, source: Source, points: Mapping[str, float]) -> str:
+def page(notebook: Any, source: Source, points: Mapping[str, float], lacks: Mapping[str, str]) -> str:
     """Return the page of one student as HTML.
 
     Args:
         notebook: the graded notebook, hidden tests taken out; a comment in a cell's nbgrader metadata is shown below the cell.
         source: the set, which says what each question is worth. points: what the student got, by test cell.
+        lacks: of the questions without points those that have no answer, and why, by test cell.
 
     Raises:
         ValueError: the points or the notebook have other test cells than the set.
@@ -138,7 +123,9 @@ def page(notebook: Any, source: Source, points: Mapping[str, float]) -> str:
             text = _own_text(cell.source)
             room -= len(text)
             cells.append(_own_cell(text, as_typed=room < 0))
-    listed = [_listed(name, number, source, points, comments.get(number, "")) for name, number in questions.items()]
+    said = {name: "with a comment" if comments.get(number) else "" for name, number in questions.items()}
+    notes = {name: ", ".join(filter(None, [lacks.get(name), said[name]])) for name in questions}
+    listed = [_listed(name, number, source, points, notes[name]) for name, number in questions.items()]
     total = f"{_plain(sum(points.values()))} of {_plain(sum(source.points.values()))} points"
     return PAGE.format(title=html.escape(source.title), total=total, style=STYLE, questions="\n".join(listed), cells="\n".join(cells))
 
@@ -149,84 +136,6 @@ def markdown(text: str) -> str:
         _Renderer(), MathBlockParser(), MathInlineParser(), [mistune.import_plugin(name) for name in ("strikethrough", "table")]
     )
     return str(parser(text))
-
-
-def formula(tex: str, display: bool = False) -> str:
-    r"""A formula in TeX as MathML.
-
-    Args:
-        tex: without delimiters, at most ``LONGEST_FORMULA`` characters. display: on a line of its own.
-
-    Raises:
-        ValueError: a command that is not known, a definition of a command, braces that do not match, or too long a formula.
-    """
-    if len(tex) > LONGEST_FORMULA or MACROS.search(tex):
-        raise ValueError(f"a formula that is long or defines commands is not set: {tex[:80]}")
-    try:
-        root = Converter(display="block" if display else "inline").convert_to_element(re.sub(r"\{(aligned|gathered)\}", "{align*}", tex))
-        _clean(root)
-        return tostring(root, encoding="unicode").replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
-    except Exception as error:  # latex2mathml has a dozen errors of its own, and some of Python's; all say that it cannot read the formula
-        raise ValueError(f"not a formula ({type(error).__name__}): {tex[:80]}") from None
-
-
-def _clean(element: Element) -> None:
-    """Make the tree of latex2mathml safe and readable: its texts hold character references, its attributes whatever the author wrote."""
-    text = html.unescape(element.text or "")
-    text = {r"\|": "‖", r"\{": "{", r"\}": "}"}.get(text, text)  # as after \big
-    if "\\" in text or text == "&":
-        raise ValueError(f"unknown command {text}")
-    element.attrib = {k: v for k, v in element.attrib.items() if ATTRIBUTES.fullmatch(k) and re.fullmatch(r"[\w .%+-]*", v)}
-    if element.tag == "mo" and len(text) > 1 and text.isalpha() and "movablelimits" not in element.attrib:
-        element.tag = "mi"  # KL, softmax: as an operator it would be set apart from its argument
-    if element.tag == "mo" and text in BARS and not {"stretchy", "minsize"} & element.attrib.keys():
-        element.set("stretchy", "false")  # the right one, under its exponent, would not grow with the left one
-    if element.tag == "mi" and text == "~":
-        element.tag, text = "mo", "∼"  # a relation, with space around it
-    if element.tag == "mi" and re.fullmatch("[Α-Ω]", text):
-        element.attrib.setdefault("mathvariant", "normal")  # upright, as TeX sets it
-    if element.get("mathvariant") in LETTERS:  # browsers know the attribute no more, but the letters themselves
-        text = "".join(_letter(char, LETTERS[element.attrib["mathvariant"]]) for char in text)
-        del element.attrib["mathvariant"]
-    element.text = text or None
-    for child in element:
-        _clean(child)
-    if element.tag in ("msub", "msup", "msubsup") and "minsize" in element[0].attrib:
-        base, element[0] = element[0], Element("mrow")  # in a row of its own a bracket with an exponent grows, too
-        element[0].append(base)
-    if element.tag == "mover" and element[1].text in ACCENTS:
-        element[1].text = ACCENTS[element[1].text]
-    _space(element)
-
-
-def _space(row: Element) -> None:
-    """Set a row as TeX does where browsers do not: a thin space around the name of a function, none after a sign or about a slash or a bar."""
-    before: Element | None = None
-    for child in list(row) if row.tag in ("mrow", "mstyle", "mtd", "math") else []:
-        joined = before is not None and (before.tag not in ("mo", "mspace") or before.text in AHEAD) and child.tag not in ("mo", "mspace")
-        if child.tag == "mo" and child.text in SIGNS and (before is None or (before.tag == "mo" and before.text not in CLOSING)):
-            child.set("form", "prefix")
-        elif child.tag == "mo" and child.text in ("/", *BARS):
-            child.attrib |= {"lspace": "0", "rspace": "0"}
-        elif joined and any(_is_name(element) for element in (before, child) if element is not None):
-            row.insert(list(row).index(child), Element("mspace", width="0.167em"))
-        before = child
-
-
-def _is_name(element: Element) -> bool:
-    base = element[0] if element.tag in ("msub", "msup", "msubsup", "munder") and len(element) else element
-    return base.tag == "mi" and len(base.text or "") > 1 and (base.text or "").isascii()
-
-
-def _letter(char: str, kind: str) -> str:
-    """The letter in another alphabet of mathematics, bold x for x; itself where there is none."""
-    name = unicodedata.name(char, "").replace("LATIN ", "").replace("GREEK ", "").replace("LETTER ", "").replace("LUNATE ", "")
-    for wanted in (f"MATHEMATICAL {kind} {name}", f"{kind} {name}"):  # some letters are older than the alphabet: DOUBLE-STRUCK CAPITAL R
-        try:
-            return unicodedata.lookup(wanted)
-        except KeyError:
-            continue
-    return char
 
 
 class _Renderer(mistune.HTMLRenderer):
@@ -288,11 +197,17 @@ def _comments(notebook: Any, questions: Mapping[str, int]) -> dict[int, str]:
     waiting: list[str] = []
     for cell in notebook.cells:
         if role(cell) == "answer":
-            waiting.append(str(cell.metadata.nbgrader.get("comment") or ""))
+            waiting.append(_comment(cell))
         elif role(cell) == "test":
             found[questions[grade_id(cell)]] = " ".join(filter(None, waiting))
             waiting = []
     return found
+
+
+def _comment(cell: Any) -> str:
+    """The instructor's comment on an answer; nbgrader's own on an untouched one is none."""
+    comment = str(cell.metadata.nbgrader.get("comment") or "")
+    return "" if comment == UNTOUCHED else comment
 
 
 def _level(got: float, worth: float) -> str:
@@ -303,10 +218,10 @@ def _plain(value: float) -> str:
     return f"{round(value, 2):g}"
 
 
-def _listed(name: str, number: int, source: Source, points: Mapping[str, float], comment: str) -> str:
+def _listed(name: str, number: int, source: Source, points: Mapping[str, float], note: str) -> str:
     level, score = _level(points[name], source.points[name]), f"{_plain(points[name])} of {_plain(source.points[name])}"
-    note = "" if not comment else ", not answered" if comment == UNTOUCHED else ", with a comment"
-    return f'<li class="{level}"><span aria-hidden="true">{MARKS[level]}</span> <a href="#question-{number}">Question {number}: {score}</a>{note}</li>'
+    link = f'<a href="#question-{number}">Question {number}: {score}</a>'
+    return f'<li class="{level}"><span aria-hidden="true">{MARKS[level]}</span> {link}{", " if note else ""}{note}</li>'
 
 
 def _code_cell(cell: Any, source: Source, points: Mapping[str, float], questions: Mapping[str, int]) -> str:
@@ -321,11 +236,9 @@ def _code_cell(cell: Any, source: Source, points: Mapping[str, float], questions
         bar = f'<span><span aria-hidden="true">{MARKS[level]}</span> {score}</span><a href="#questions">All questions</a>'
         return f'<div class="bar {level}" id="question-{number}">{bar}</div>\n{outputs}\n<p class="label">Public tests</p>\n{code}'
     if kind == "answer":
-        comment = str(cell.metadata.nbgrader.get("comment") or "")
-        label = "Your answer" + (", as it was handed out" if comment == UNTOUCHED else "")
-        said = (
-            f'<div class="comment text"><p><strong>Comment</strong></p>{markdown(comment)}</div>' if comment not in ("", UNTOUCHED) else ""
-        )
+        comment = _comment(cell)
+        label = "Your answer" + (", as it was handed out" if cell.metadata.nbgrader.get("comment") == UNTOUCHED else "")
+        said = f'<div class="comment text"><p><strong>Comment</strong></p>{markdown(comment)}</div>' if comment else ""
         return f'<p class="label">{label}</p>\n{code}\n{said}\n{outputs}'
     own = "" if kind else '<p class="label">Your own code</p>\n'
     return f"{own}{code}\n{outputs}"

@@ -19,19 +19,17 @@ does not hold: grading refuses to start unless told ``confined=False``. Holes in
 """
 
 import ast
-import base64
 import builtins
 import contextlib
 import csv
 import io
 import logging
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mathcore.assess import by_hand, confine
+from mathcore.assess import by_hand, confine, outputs
 from mathcore.assess.release import Course, numbers, render_variants, using_nbgrader, with_variants
 from mathcore.assess.sandbox import Limits, Submission
 from mathcore.assess.source import Source, align, role
@@ -47,6 +45,7 @@ class Report:
 
     Attributes:
         points: by test cell. note: why a submission could not be graded (empty: it was). errors: what failed, by test cell.
+        lacks: of the questions without points those that have no answer, and why, by test cell.
         by_hand: a line for each score given by hand that differs from what the tests say, or was dropped.
     """
 
@@ -56,6 +55,13 @@ class Report:
     note: str = ""
     errors: dict[str, str] = field(default_factory=dict)
     by_hand: list[str] = field(default_factory=list)
+    lacks: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def remark(self) -> str:
+        """Which questions have no answer, and why: ``not answered: q1, q2; answer cell missing: q5``."""
+        why = {lack: [name.removesuffix("-test") for name in self.lacks if self.lacks[name] == lack] for lack in self.lacks.values()}
+        return "; ".join(f"{lack}: {', '.join(names)}" for lack, names in why.items())
 
     @property
     def score(self) -> float:
@@ -142,8 +148,9 @@ def _grade_one(source: Source, course: Course, student: str, own: bool, limits: 
     if problem:
         return Report(student, dict.fromkeys(source.points, 0.0), sum(source.points.values()), problem)
     points = _points(source, course, student)
-    _feedback(source, course, student, points)
-    return Report(student, points, sum(source.points.values()), "", grader.errors, changed)
+    lacks = {name: why for name, why in grader.lacks.items() if not points[name]}
+    _feedback(source, course, student, points, lacks)
+    return Report(student, points, sum(source.points.values()), "", grader.errors, changed, lacks)
 
 
 def _notebook(text: str) -> Any:
@@ -195,7 +202,7 @@ class Grader:
     """The two steps of ours in nbgrader's ``autograde``, for one student.
 
     Attributes:
-        errors: what failed, by test cell: name of the error and message.
+        errors: what failed, by test cell: name of the error and message. lacks: of these, what has no answer, and why.
     """
 
     def __init__(
@@ -204,6 +211,7 @@ class Grader:
         self._source, self._values, self._limits, self._confined = source, values, limits, confined
         self._released = released or {}
         self.errors: dict[str, str] = {}
+        self.lacks: dict[str, str] = {}
 
     def lay_out(self, notebook: Any, resources: Any) -> tuple[Any, Any]:
         """Put the student's answers into the source, with the student's own numbers."""
@@ -219,19 +227,21 @@ class Grader:
     def execute(self, notebook: Any, resources: Any) -> tuple[Any, Any]:
         """Run the notebook: student's cells there, tests here."""
         trusted: dict[str, Any] = {"__name__": "__grader__", "__builtins__": builtins}
+        answers: list[Any] = []  # to the question of the next test
         with Submission(self._limits, self._source.withheld, self._confined) as submission:
             for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
                 cell.execution_count = number
                 kind = role(cell)
                 if kind == "test":
-                    cell.outputs = self._test(cell, trusted, submission)
+                    cell.outputs, answers = self._test(cell, answers, trusted, submission), []
                     continue
                 if kind in ("setup", "variant"):
                     exec(compile(cell.source, f"<{kind}>", "exec"), trusted)
-                cell.outputs = _outputs(submission.run(cell.source))
+                cell.outputs = outputs.of_cell(submission.run(cell.source))
+                answers += [cell] if kind == "answer" else []
         return notebook, resources
 
-    def _test(self, cell: Any, trusted: dict[str, Any], submission: Submission) -> list[Any]:
+    def _test(self, cell: Any, answers: list[Any], trusted: dict[str, Any], submission: Submission) -> list[Any]:
         """Run a test cell here, with the student's names bound to what stands for them."""
         name = cell.metadata.nbgrader.grade_id
         wanted = _free_names(cell.source) - trusted.keys() - set(dir(builtins))
@@ -240,48 +250,15 @@ class Grader:
                 scope = {**trusted, **submission.names(sorted(wanted))}
                 exec(compile(cell.source, f"<{name}>", "exec"), scope)
         except Exception as error:
-            self.errors[name] = f"{type(error).__name__}: {error}"
-            return [_error_output(type(error).__name__, str(error), _explanation(error))]
+            lack, cause = outputs.lacking(answers, error)
+            self.lacks |= {name: lack} if lack else {}
+            self.errors[name] = outputs.said(cause)
+            return outputs.of_failure(cause)
         return []
 
 
 def _free_names(text: str) -> set[str]:
     return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-
-
-def _explanation(error: Exception) -> str:
-    """What the student is told: the message, and where in their own code it arose; never a line of a test."""
-    own = getattr(error, "student_traceback", "")
-    if own or isinstance(error, (AssertionError, NotImplementedError)):
-        return f"{type(error).__name__}: {error}" + (f"\n\nin your code:\n{own}" if own else "")
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error}" + ("" if last.filename.startswith("<") else f"\n(raised in {Path(last.filename).name})")
-
-
-def _error_output(name: str, message: str, text: str) -> Any:
-    from nbformat.v4 import new_output
-
-    return new_output("error", ename=name, evalue=message[:5_000], traceback=text[:8_000].splitlines())
-
-
-def _outputs(result: dict) -> list[Any]:
-    """What a student's cell left, as notebook outputs: text and PNG only, so that no page of feedback runs a script."""
-    from nbformat.v4 import new_output
-
-    outputs = [new_output("stream", name="stdout", text=str(result["stdout"]))] if result["stdout"] else []
-    outputs += [new_output("display_data", data={"text/plain": str(text)}) for text in result["texts"]]
-    outputs += [new_output("display_data", data={"image/png": picture}) for picture in map(_base64, result["pictures"]) if picture]
-    if result["error"] is not None:
-        outputs.append(_error_output(*map(str, result["error"])))
-    return outputs
-
-
-def _base64(picture: Any) -> str:
-    """The picture, if it is nothing but a picture: it will stand inside a page."""
-    try:
-        return base64.b64encode(base64.b64decode(str(picture).replace("\n", ""), validate=True)).decode()
-    except ValueError:
-        return ""
 
 
 def _points(source: Source, course: Course, student: str) -> dict[str, float]:
@@ -293,7 +270,7 @@ def _points(source: Source, course: Course, student: str) -> dict[str, float]:
     return {name: scores.get(name, 0.0) for name in source.points}
 
 
-def _feedback(source: Source, course: Course, student: str, points: dict[str, float]) -> None:
+def _feedback(source: Source, course: Course, student: str, points: dict[str, float], lacks: dict[str, str]) -> None:
     """Write the feedback page: the student's notebook with points and messages, the hidden tests taken out again."""
     import nbformat
     from nbgrader.preprocessors import ClearHiddenTests, GetGrades
@@ -310,7 +287,7 @@ def _feedback(source: Source, course: Course, student: str, points: dict[str, fl
         GetGrades().preprocess(graded, resources)  # and the comments
     path = course.root / "feedback" / place / f"{source.stem}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(feedback.page(graded, source, points), encoding="utf-8")
+    path.write_text(feedback.page(graded, source, points, lacks), encoding="utf-8")
 
 
 def _read_grades(source: Source, course: Course) -> dict[str, dict[str, Any]]:
@@ -328,7 +305,7 @@ def _columns(source: Source) -> list[str]:
 
 def _write_grades(source: Source, course: Course, rows: dict[str, dict[str, Any]], reports: list[Report]) -> None:
     """Write ``grades/<set>.csv``: ``rows`` that were there, and the reports, which take the place of a student's row."""
-    new = {r.student: {"student": r.student, "score": r.score, "total": r.total, **r.points, "note": r.note} for r in reports}
+    new = {r.student: {"student": r.student, "score": r.score, "total": r.total, **r.points, "note": r.note or r.remark} for r in reports}
     path = course.root / "grades" / f"{source.name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -85,7 +85,13 @@ class Submission:
         try:
             result = self._ask({"op": "run", "source": source}, self.limits.cell_seconds)
         except ProcessEnded as error:
-            return {"seconds": 0.0, "stdout": "", "texts": [], "pictures": [], "error": ["ProcessEnded", str(error), str(error)]}
+            return {
+                "seconds": 0.0,
+                "stdout": "",
+                "texts": [],
+                "pictures": [],
+                "error": ["ProcessEnded", str(error), f"ProcessEnded: {error}"],
+            }
         self._done.append(source)
         return result
 

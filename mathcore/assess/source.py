@@ -22,6 +22,7 @@ from mathcore._validate import one_of
 from mathcore.assess import variants
 
 STUB = 'raise NotImplementedError("Write your answer here and remove this line.")'
+MISSING = "# This cell was missing from the submission."
 MARKERS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
 
 
@@ -161,7 +162,7 @@ def align(submitted: Any, source: Source) -> Any:
     cells = list(own.get("", []))
     for cell in notebook.cells:
         if role(cell) == "answer":
-            cell.source = answers.get(grade_id(cell), "# This cell was missing from the submission.")
+            cell.source = answers.get(grade_id(cell), MISSING)
         cells += [cell, *own.get(grade_id(cell), [])]
     notebook.cells = cells
     return notebook

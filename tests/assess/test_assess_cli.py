@@ -6,9 +6,11 @@ import re
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
-from mathcore.assess import by_hand, confine, release, source
+from mathcore.assess import by_hand, confine, grading, release, source
 from mathcore.assess.__main__ import main
+from mathcore.assess.sandbox import Limits
 
 UNCONFINED = [] if confine.landlock_version() else ["--unconfined"]
 
@@ -113,6 +115,8 @@ assert triple(x) == 6
 assert triple(5) == 15, "five tripled"
 ### END HIDDEN TESTS"""
 
+AS_RELEASED = "as released"
+
 
 @pytest.fixture
 def tiny(tmp_path):
@@ -153,9 +157,14 @@ class TinyCourse:
         return self.run("grade", "ps01", *self.roster, *UNCONFINED, *arguments)[:-1]
 
     def hand_in(self, student, first=FIRST, second=SECOND, own=""):
+        """The answers; one that is ``None`` is deleted."""
         notebook = nbformat.read(self.course.root / "release" / "ps01" / "ps01-tiny.ipynb", as_version=4)
         cells = {cell.id: cell for cell in notebook.cells}
-        cells["q1-answer"].source, cells["q2-answer"].source = first, second
+        for name, text in (("q1-answer", first), ("q2-answer", second)):
+            if text is None:
+                notebook.cells.remove(cells[name])
+            elif text != AS_RELEASED:
+                cells[name].source = text
         notebook.cells.insert(2, nbformat.v4.new_code_cell(own))
         path = self.course.root / "submitted" / student / "ps01" / "ps01-tiny.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +178,13 @@ class TinyCourse:
             grade = book.find_grade(test, "ps01-tiny", "ps01", student)
             grade.manual_score, grade.needs_manual_grade = points, False
             book.db.commit()
+
+    def page(self, student):
+        """The lines of the list and the failures on a student's page."""
+        page = BeautifulSoup(
+            (self.course.root / "feedback" / student / "ps01" / "ps01-tiny.html").read_text(encoding="utf-8"), "html.parser"
+        )
+        return [li.get_text() for li in page.nav.find_all("li")], [pre.get_text() for pre in page.find_all(class_="failure")]
 
     @property
     def rows(self):
@@ -219,6 +235,45 @@ def test_who_handed_in_nothing_has_a_row(tiny, tmp_path, capsys):
     (course.course.root / "submitted" / "bob").rename(tmp_path / "elsewhere")
     assert course.grade() == [line("ann", 20)]
     assert (course.rows["bob"]["score"], course.rows["bob"]["note"]) == ("5.0", "")  # a score that was earned stays
+
+
+def test_what_has_no_answer_is_told_from_what_is_wrong(tiny, tmp_path, capsys):
+    course = TinyCourse(tiny, tmp_path, capsys)
+    course.hand_in("ann", first=AS_RELEASED, second=None)
+    course.hand_in("bob", second=None, own="def triple(x):\n    return 3 * x")  # the answer stands elsewhere
+    lacks = "not answered: q1; answer cell missing: q2"
+    assert course.grade() == [line("ann", 0, lacks), line("bob", 20)]
+    assert [course.rows[student]["note"] for student in ("ann", "bob")] == [lacks, ""]
+    listed, failures = course.page("ann")
+    assert listed == ["✗ Question 1: 0 of 5, not answered", "✗ Question 2: 0 of 15, answer cell missing"]
+    assert failures[1] == "NoAnswer: the notebook that you handed in has no cell q2-answer, so name 'triple' is not defined"
+    course.score_by_hand("ann", "q2-test", 3)  # for what stands in an e-mail
+    assert course.grade("--only", "ann")[0] == line("ann", 3, "lost: q2 (3 of 15); not answered: q1")
+    course.hand_in("bob", first=AS_RELEASED)  # the second answer calls the first
+    assert course.grade("--only", "bob") == [line("bob", 0, "lost: q2; not answered: q1")]
+
+
+def test_an_error_is_printed_once_and_before_what_follows_from_it(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grading, "Limits", lambda: Limits(cell_seconds=2, test_seconds=2, patience=30))
+    course = TinyCourse(tiny, tmp_path, capsys)
+    course.hand_in("ann", first="def double(x):\n    x = = 2", second="while True:\n    pass")
+    assert course.grade("--only", "ann") == [line("ann", 0, "answer cell does not run: q1, q2")]
+    assert course.page("ann") == (
+        ["✗ Question 1: 0 of 5, answer cell does not run", "✗ Question 2: 0 of 15, answer cell does not run"],
+        [
+            "SyntaxError: invalid syntax\n\nyour code, line 2:\n    x = = 2\n        ^",
+            "NoAnswer: your cell q1-answer ended with the SyntaxError above, so name 'double' is not defined",
+            "ProcessEnded: stopped after 2 s: is there a loop that never ends?",
+            "NoAnswer: your cell q2-answer ended with the ProcessEnded above, so name 'triple' is not defined",
+        ],
+    )
+    own = "class Own(Exception): pass\ndef triple(x):\n    raise Own('so')"
+    course.hand_in("ann", first="def double(x):\n    while True:\n        pass", second=own)
+    assert course.grade("--only", "ann") == [line("ann", 0, "lost: q1, q2")]
+    assert course.page("ann")[1] == [
+        "ProcessEnded: stopped after 2 s: is there a loop that never ends?",
+        "Own: so\n\nin your code:\nyour code, line 3, in triple: raise Own('so')",
+    ]
 
 
 def change(sources, old, new):

@@ -17,7 +17,9 @@ TRUTH = torch.tensor([0.5, -1.5, 2.0, 3.0], dtype=torch.float64)
     ("got", "says"),
     [
         (-TRUTH, "All signs"),
-        (2 * TRUTH, "2 times the right one everywhere"),
+        (2 * TRUTH, "is 2 times the right one everywhere: is a factor missing"),
+        (-TRUTH / 4, "is -1/4 times the right one everywhere"),
+        (TRUTH * math.sqrt(2 * math.pi), r"is sqrt\(2 pi\) times the right one everywhere"),
         (TRUTH**2, "square of the right one"),
         (1 / TRUTH, "reciprocal"),
         (TRUTH.roll(1), "one index too late"),
@@ -35,6 +37,21 @@ TRUTH = torch.tensor([0.5, -1.5, 2.0, 3.0], dtype=torch.float64)
 def test_close_names_the_mistake(got, says):
     with pytest.raises(AssertionError, match="the weights: .*" + says):
         checks.close(got, TRUTH, "the weights")
+
+
+def test_a_ratio_that_a_wrong_exponent_may_have_made_is_not_called_a_factor():
+    start, shrink = torch.tensor([1.0, -2.0], dtype=torch.float64), 0.9
+    with pytest.raises(
+        AssertionError
+    ) as caught:  # 12 steps of a linear walk, all too short: the ratio is one number, and no factor was forgotten
+        checks.close(start * (1 - (1 - shrink) / 5) ** 12, start * shrink**12, "the walk")
+    assert str(caught.value).startswith("the walk: off by 1")
+    assert "times" not in str(caught.value)
+    v, sigma = sp.symbols("v sigma", positive=True)
+    with pytest.raises(AssertionError, match="is 2 times the right one: a constant factor is wrong"):
+        checks.symbolic(2 * v * sigma, v * sigma, "the variance")
+    with pytest.raises(AssertionError, match=r"at sigma = 3, is 3 times the right one\.$"):  # a power of sigma is wrong, no factor
+        checks.symbolic(v * sigma**2, 3 * v, "the variance", subs={sigma: 3})
 
 
 def test_standard_deviation_for_variance():

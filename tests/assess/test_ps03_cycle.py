@@ -7,7 +7,7 @@ POINTS = {"q1": 10, "q2": 15, "q3": 15, "q4": 15, "q5": 5, "q6": 10, "q7": 15, "
 # (question, what is replaced in the solution, by what, what the message must say)
 MISTAKES = {
     "trace with a plus": ("q1", "return -laplacian + square / 2", "return laplacian + square / 2", "the objective"),
-    "A not symmetrised": ("q2", "S = (A + A.T) / 2", "S = A", "not symmetric"),
+    "A not symmetrised": ("q2", "S = (A + A.T) / 2", "S = A", "antisymmetric A"),
     "variance of the kernel": ("q3", "+ eps / sigma\n", "+ eps / sigma**2\n", "which is the mean of"),
     "cumulant for moment": ("q4", " + 3 * second**2", "", "fourth central moment on your mixture"),
     "sign by parts": ("q5", "x * out - sigma**2 * out.diff(x)", "x * out + sigma**2 * out.diff(x)", "the adjoint"),

@@ -118,7 +118,13 @@ def test_text_pictures_and_errors_of_a_cell(process):
     name, message, trace = process.run("x = 1\n1 / 0")["error"]
     assert (name, message) == ("ZeroDivisionError", "division by zero")
     assert "your code, line 2" in trace
-    assert process.run("def broken(:")["error"][0] == "SyntaxError"
+    assert process.run("def broken(:")["error"] == [
+        "SyntaxError",
+        "invalid syntax",
+        "your code, line 1:\n    def broken(:\n               ^\nSyntaxError: invalid syntax",
+    ]
+    assert process.run("raise SyntaxError")["error"][:2] == ["SyntaxError", ""]
+    assert process.run("import numpy\nnumpy.linalg.inv([[0.0]])")["error"][2].endswith("\nLinAlgError: Singular matrix")
     assert process.run("import sys; sys.exit()")["error"][0] == "SystemExit"
     assert process.run("1 + 1")["error"] is None
 
