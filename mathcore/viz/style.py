@@ -5,15 +5,16 @@ colours below were chosen to stay apart, and to keep a contrast of at least 3 to
 for normal vision and for the three kinds of colour blindness; a test measures it. Blue and vermillion are those of Okabe and Ito (2008).
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgb
 
-from mathcore._validate import one_of
+from mathcore._validate import count, one_of
 
 INK = "#1b1b1b"
 """Text, axes and everything that is not data."""
@@ -183,3 +184,19 @@ def alternate(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     free = iter([c for c in CYCLE if c not in taken])
     chosen = {name: COLORS[name] if name in COLORS else next(free) for name in names}
     return {name: (chosen[name], marker) for name, marker in zip(names, MARKERS)}
+
+
+def number(value: SupportsFloat, digits: int = 1) -> str:
+    """Return ``value`` to ``digits`` significant digits as a reader writes it: 52, 0.006, but ``$7\\cdot10^{-15}$`` from four powers of ten on.
+
+    Raises:
+        ValueError: fewer than one digit.
+    """
+    count(digits, "digits")
+    value = float(value)
+    if not math.isfinite(value):
+        return str(value)
+    head, _, power = f"{value:.{digits - 1}e}".partition("e")
+    if abs(int(power)) >= 4:
+        return rf"${head}\cdot10^{{{int(power)}}}$"
+    return f"{value:.{max(digits - 1 - int(power), 0)}f}" if int(power) < digits else f"{float(head) * 10 ** int(power):.0f}"

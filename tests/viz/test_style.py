@@ -118,3 +118,27 @@ def test_size_refuses_what_the_page_cannot_show(height, width):
     assert style.size(3.0) == (7.2, 3.0)
     with pytest.raises(ValueError, match="width"):
         style.size(height, width)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "written"),
+    [
+        (52.3, 2, "52"),
+        (6432, 3, "6430"),
+        (0.0064, 1, "0.006"),
+        (9.99, 2, "10"),
+        (0.5, 2, "0.50"),
+        (0, 1, "0"),
+        (-7.2e-15, 1, r"$-7\cdot10^{-15}$"),
+        (0.00012, 2, r"$1.2\cdot10^{-4}$"),
+        (99_999, 2, r"$1.0\cdot10^{5}$"),
+        (float("inf"), 3, "inf"),
+    ],
+)
+def test_numbers_are_written_as_a_reader_writes_them(value, digits, written):
+    assert style.number(value, digits) == written
+
+
+def test_a_number_has_a_digit():
+    with pytest.raises(ValueError, match="digits"):
+        style.number(1.0, 0)
