@@ -8,13 +8,13 @@ function nameColumns(table) {
   const heads = [...table.querySelectorAll("thead th")];
   for (const row of table.querySelectorAll("tbody tr")) {
     [...row.children].forEach((cell, k) => {
-      if (!cell.textContent.trim()) cell.classList.add("empty");
-      else if (k > 0 && heads[k]?.textContent.trim()) {
-        const name = document.createElement("span");
-        name.className = "column-name";
-        name.append(...[...heads[k].childNodes].map((node) => node.cloneNode(true)));
-        cell.prepend(name);
-      }
+      const said = cell.textContent.trim();
+      if (!said) cell.classList.add("empty");
+      if (!said || !heads[k]?.textContent.trim() || (k === 0 && !/^\d+$/.test(said))) return; // words in the first cell name the row
+      const name = document.createElement("span");
+      name.className = "column-name";
+      name.append(...[...heads[k].childNodes].map((node) => node.cloneNode(true)));
+      cell.prepend(name);
     });
   }
 }
