@@ -16,13 +16,14 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def hardware() -> dict[str, Any]:
-    """The processor's name, its cores, the threads torch uses and the load of the last minute."""
+    """The processor's name, its cores, the threads torch uses, the load of the last minute, and the GPU if one was used."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
+    card = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if torch.cuda.is_initialized() else {}
+    return card | {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -1,11 +1,12 @@
 """Training and sampling beside diffusers: our loop and U-Net, a plain loop and UNet2DModel of as many parameters, on the same batches.
 
-    python -m benchmarks.training [steps|sampling|all]
+    python -m benchmarks.training [steps|sampling|all] [--device cuda]
 
 steps       optimiser steps per second of both loops around both networks
 sampling    images per second of a DDIM table and of DDIMPipeline, again with both networks
 
-Ratios of one run on one machine count, nothing else does. Each part prints its table and writes benchmarks/results/training-*.json.
+Ratios of one run on one machine count, nothing else does. Each part prints its table and writes benchmarks/results/training-*.json. On a GPU the networks
+and batches are larger, and what is measured is the time of the wall until the device has done its work.
 """
 
 import argparse
@@ -33,23 +34,30 @@ SIZES = {
     8: ((16, (1, 2)), (16, 24)),
     28: ((32, (1, 2)), (24, 48)),
 }
-BATCH = 32
-SAMPLES = 16
+LARGE = {28: ((64, (1, 2, 2)), (56, 88, 88)), 32: ((128, (1, 2, 2, 2)), (104, 176, 176, 176))}
+"""Sizes on a GPU, chosen in the same way."""
+
+BATCH, SAMPLES = {"cpu": 32, "cuda": 256}, {"cpu": 16, "cuda": 256}
 VP = AffineSchedule.vp()
 STEPS = 10
 
 
-def our_network(size: int) -> nn.Module:
+def networks(large: bool) -> dict[int, Any]:
+    """The sizes of a device."""
+    return LARGE if large else SIZES
+
+
+def our_network(size: int, large: bool = False) -> nn.Module:
     """The U-Net of the library; time in [0, 1]."""
-    width, mults = SIZES[size][0]
+    width, mults = networks(large)[size][0]
     return UNet(1, size, width=width, mults=mults)
 
 
-def their_network(size: int) -> nn.Module:
+def their_network(size: int, large: bool = False) -> nn.Module:
     """UNet2DModel with one layer per block, plain convolutional blocks and attention in the middle, as in ours; time in 0..999."""
     import diffusers
 
-    channels = SIZES[size][1]
+    channels = networks(large)[size][1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return diffusers.UNet2DModel(
@@ -91,7 +99,8 @@ class Called(nn.Module):
 
 def noise_loss(model: nn.Module, x0: Tensor, generator: torch.Generator) -> Tensor:
     """Both losses: predict the noise at a random time."""
-    t, noise = torch.rand(len(x0), generator=generator), torch.randn(x0.shape, generator=generator)
+    t = torch.rand(len(x0), generator=generator, device=x0.device)
+    noise = torch.randn(x0.shape, generator=generator, device=x0.device)
     level = t[:, None, None, None]
     return (model((1 - level) * x0 + level * noise, t) - noise).square().mean()
 
@@ -115,40 +124,48 @@ def plain_step(model: nn.Module) -> Callable[[Tensor, torch.Generator], None]:
 
 def our_step(model: nn.Module) -> Callable[[Tensor, torch.Generator], None]:
     """One step of the library's loop, with its average, clipping, learning rate, checks and record of the loss."""
-    config = TrainConfig(steps=100_000, batch_size=BATCH, lr=1e-4, warmup=0, bfloat16=False)
-    run = Trainer(model, noise_loss, config, Engine(None, config, torch.device("cpu")), None)
+    device = next(model.parameters()).device
+    config = TrainConfig(steps=100_000, batch_size=BATCH[device.type], lr=1e-4, warmup=0, bfloat16=False)
+    run = Trainer(model, noise_loss, config, Engine(None, config, device), None)
     return lambda x, generator: run.advance(x)
 
 
-def least(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Least processor time of each, all of them in turn: the time of this thread, so that other work on the machine does not count."""
+def least(runs: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Least time of each, all of them in turn: of this thread, so that other work on the machine does not count; on a GPU until it is done."""
+
+    def now() -> float:
+        if device == "cpu":
+            return time.thread_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
     best = dict.fromkeys(runs, float("inf"))
     for k in range(repeats + 1):
         for name, run in runs.items():
-            start = time.thread_time()
+            start = now()
             run()
             if k:  # the first round warms up
-                best[name] = min(best[name], time.thread_time() - start)
+                best[name] = min(best[name], now() - start)
     return best
 
 
-def training(size: int, repeats: int = 12) -> dict[str, Any]:
+def training(size: int, repeats: int = 12, device: str = "cpu") -> dict[str, Any]:
     """Steps per second of both loops around both networks."""
     torch.manual_seed(SEED)
-    generator = torch.Generator().manual_seed(SEED)
-    x = torch.randn(BATCH, 1, size, size, generator=generator)
-    networks = {"our": lambda: our_network(size), "their": lambda: Called(their_network(size))}
+    generator, large = torch.Generator(device).manual_seed(SEED), device != "cpu"
+    x = torch.randn(BATCH[device], 1, size, size, generator=generator, device=device)
+    both = {"our": lambda: our_network(size, large), "their": lambda: Called(their_network(size, large))}
     steps = {
-        f"{loop} loop, {name} network": make(network())
-        for name, network in networks.items()
+        f"{loop} loop, {name} network": make(network().to(device))
+        for name, network in both.items()
         for loop, make in (("our", our_step), ("plain", plain_step))
     }
-    seconds = least({name: lambda step=step: step(x, generator) for name, step in steps.items()}, repeats)
+    seconds = least({name: lambda step=step: step(x, generator) for name, step in steps.items()}, repeats, device)
     return {
         "size": size,
-        "batch": BATCH,
-        "parameters": {name: parameters(network()) for name, network in networks.items()},
-        "operations_per_image": {name: operations(network(), size) for name, network in networks.items()},
+        "batch": BATCH[device],
+        "parameters": {name: parameters(network()) for name, network in both.items()},
+        "operations_per_image": {name: operations(network(), size) for name, network in both.items()},
         "steps_per_second": {name: 1 / s for name, s in seconds.items()},
         "ratios": {
             "ours over theirs, loop and network": seconds["plain loop, their network"] / seconds["our loop, our network"],
@@ -159,39 +176,40 @@ def training(size: int, repeats: int = 12) -> dict[str, Any]:
     }
 
 
-def sampling(size: int, repeats: int = 5) -> dict[str, Any]:
+def sampling(size: int, repeats: int = 5, device: str = "cpu") -> dict[str, Any]:
     """Images per second of a table of DDIM steps and of DDIMPipeline, whose random start is drawn in both."""
     import diffusers
 
     torch.manual_seed(SEED)
-    generator, peer = torch.Generator().manual_seed(SEED), their_network(size).eval()
-    ours, theirs = our_network(size).eval(), Called(peer).eval()
+    large, images = device != "cpu", SAMPLES[device]
+    generator, peer = torch.Generator(device).manual_seed(SEED), their_network(size, large).eval().to(device)
+    ours, theirs = our_network(size, large).eval().to(device), Called(peer).eval()
     made = solvers.ddim(VP, solvers.grids.uniform_lambda(VP, STEPS), "noise")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipeline = diffusers.DDIMPipeline(peer, _peers.scheduler("DDIMScheduler", {"clip_sample": False}))
+        pipeline = diffusers.DDIMPipeline(peer, _peers.scheduler("DDIMScheduler", {"clip_sample": False})).to(device)
     pipeline.set_progress_bar_config(disable=True)
 
     def by_table(model: nn.Module) -> None:
         with torch.no_grad():
-            made.run(model, torch.randn(SAMPLES, 1, size, size, generator=generator))
+            made.run(model, torch.randn(images, 1, size, size, generator=generator, device=device))
 
     def by_pipeline() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pipeline(batch_size=SAMPLES, generator=generator, num_inference_steps=STEPS, output_type="np")
+            pipeline(batch_size=images, generator=generator, num_inference_steps=STEPS, output_type="np")
 
     runs = {
         "table, our network": lambda: by_table(ours),
         "table, their network": lambda: by_table(theirs),
         "pipeline, their network": by_pipeline,
     }
-    seconds = least(runs, repeats)
+    seconds = least(runs, repeats, device)
     return {
         "size": size,
-        "images": SAMPLES,
+        "images": images,
         "steps": STEPS,
-        "images_per_second": {name: SAMPLES / s for name, s in seconds.items()},
+        "images_per_second": {name: images / s for name, s in seconds.items()},
         "ratios": {
             "ours over theirs, sampler and network": seconds["pipeline, their network"] / seconds["table, our network"],
             "table over pipeline, their network": seconds["pipeline, their network"] / seconds["table, their network"],
@@ -205,14 +223,16 @@ PARTS = {"steps": (training, "steps_per_second"), "sampling": (sampling, "images
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
-    part = parser.parse_args(arguments).part
+    parser.add_argument("--device", default="cpu", choices=list(BATCH))
+    options = parser.parse_args(arguments)
+    part, device = options.part, options.device
     reason = _peers.missing()
     if reason:
         print(f"left out: {reason}")
         return
     for name in PARTS if part == "all" else [part]:
         measure, speeds = PARTS[name]
-        results = [measure(size) for size in SIZES]
+        results = [measure(size, device=device) for size in networks(device != "cpu")]
         for found in results:
             print(f"\n{name}, {found['size']}x{found['size']}: {speeds.replace('_', ' ')}")
             if "parameters" in found:
@@ -222,7 +242,8 @@ def main(arguments: list[str] | None = None) -> None:
                 )
             table(["", "per second"], list(found[speeds].items()))
             table(["", "times"], list(found["ratios"].items()))
-        save(f"training-{name}", results, f"python -m benchmarks.training {name}", SEED)
+        given, kept = (f" --device {device}", f"-{device}") if device != "cpu" else ("", "")
+        save(f"training-{name}{kept}", results, f"python -m benchmarks.training {name}{given}", SEED)
 
 
 if __name__ == "__main__":

@@ -99,11 +99,12 @@ class ImageSet:
 
         def draw(n: int, generator: torch.Generator) -> Any:
             rows = torch.randint(len(self.pixels), (n,), generator=generator)
-            chosen = _scaled(self.pixels[rows], dtype)
+            chosen = self.pixels[rows]
             if flip:
                 mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
                 chosen = torch.where(mirrored, chosen.flip(-1), chosen)
-            return (chosen, self.labels[rows]) if labels else chosen
+            images = _scaled(chosen, dtype)
+            return (images, self.labels[rows]) if labels else images
 
         return draw
 
@@ -111,7 +112,7 @@ class ImageSet:
 def _scaled(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating type, got {dtype}")
-    return pixels.to(dtype) / 127.5 - 1.0
+    return pixels.to(dtype).div_(127.5).sub_(1.0)  # in place: a step of training waits for its batch
 
 
 def load_images(name: str, split: str = "train", folder: str | Path | None = None) -> ImageSet:

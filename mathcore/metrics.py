@@ -76,14 +76,18 @@ def frechet_distance(features_x: Float[Tensor, "n f"], features_y: Float[Tensor,
         TypeError: not floating-point tensors, or dtypes differ.
         ValueError: wrong shape, fewer than two samples, or NaN.
     """
-    moments = []
     for name, x in (("features_x", features_x), ("features_y", features_y)):
         floating(x, name, ndim=2, dim=features_x.shape[-1] if name == "features_y" else None)
         if len(x) < 2 or x.shape[1] == 0:
             raise ValueError(f"{name} must hold at least 2 samples of at least 1 feature, got shape {tuple(x.shape)}")
-        moments += [x.double().mean(0), torch.cov(x.T.double()).reshape(x.shape[1], x.shape[1])]
     if features_x.dtype != features_y.dtype:
         raise TypeError(f"features must share one dtype, got {features_x.dtype} and {features_y.dtype}")
+    both = torch.cat([features_x, features_y]).double()
+    if len(both) < both.shape[1]:  # fewer points than features, such as pixels: the same points in coordinates of the space that they span
+        both = torch.linalg.qr(both.T, mode="r").R.T
+    moments = []
+    for x in both.split([len(features_x), len(features_y)]):
+        moments += [x.mean(0), torch.cov(x.T).reshape(x.shape[1], x.shape[1])]
     return wasserstein2_gaussian(*moments).square().to(features_x.dtype)
 
 

@@ -20,9 +20,9 @@ def plain():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize("size", list(training.SIZES))
-def test_the_networks_have_equal_numbers_of_parameters(size):
-    ours, theirs = training.our_network(size), training.their_network(size)
+@pytest.mark.parametrize(("size", "large"), [(size, large) for large in (False, True) for size in training.networks(large)])
+def test_the_networks_have_equal_numbers_of_parameters(size, large):
+    ours, theirs = training.our_network(size, large), training.their_network(size, large)
     assert training.parameters(theirs) == pytest.approx(training.parameters(ours), rel=0.02)
     x = torch.randn(2, 1, size, size)
     assert training.Called(theirs)(x, torch.rand(2)).shape == ours(x, torch.rand(2)).shape == x.shape
@@ -35,7 +35,10 @@ def test_both_loops_take_the_same_steps():
         torch.manual_seed(0)
         model = training.our_network(8)
         step = make(model)
-        x, generator = torch.randn(training.BATCH, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)
+        x, generator = (
+            torch.randn(training.BATCH["cpu"], 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+            torch.Generator().manual_seed(1),
+        )
         before = model.head.weight.detach().clone()
         for _ in range(3):
             step(x, generator)
@@ -48,7 +51,7 @@ def test_the_parts_run_and_are_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(_report, "RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks").mkdir()
     monkeypatch.setattr(training, "SIZES", {8: training.SIZES[8]})
-    measured = {name: (lambda size, f=f: f(size, repeats=1), key) for name, (f, key) in training.PARTS.items()}
+    measured = {name: (lambda size, device, f=f: f(size, 1, device), key) for name, (f, key) in training.PARTS.items()}
     monkeypatch.setattr(training, "PARTS", measured)
     training.main([])
     printed = capsys.readouterr().out

@@ -52,6 +52,15 @@ def with_moments(mean, cov, n, g):
     return white @ torch.linalg.cholesky(cov).T + mean
 
 
+def test_frechet_distance_of_fewer_points_than_features(generator):
+    """tr (C1 C2)^(1/2) is the sum of the singular values of A B^T, where A and B are the centred points over the roots of N - 1."""
+    x, y = randn(5, 40, g=generator), 1 + 2 * randn(9, 40, g=generator)
+    a, b = ((v - v.mean(0)) / math.sqrt(len(v) - 1) for v in (x, y))
+    want = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
+    assert float(metrics.frechet_distance(x, y)) == pytest.approx(float(want), rel=1e-12)
+    assert 0 <= float(metrics.frechet_distance(x, x)) < 1e-24
+
+
 def test_frechet_distance_of_gaussians_in_closed_form(generator):
     """Commuting covariances V diag(a) V^T and V diag(b) V^T: the distance between their standard deviations."""
     rotation = torch.linalg.qr(randn(4, 4, g=generator)).Q

@@ -47,15 +47,18 @@ def run_evaluation(target: str, n: int, sampler: str | None, steps: int | None, 
 
 def _points(samples: Tensor, data: DataSet, seed: int) -> list[Estimate]:
     """Samples of a mixture: energy distance, and the share and number of modes found; floors from draws of the mixture itself."""
+    from scipy.stats import chi
+
     from mathcore.metrics import mode_coverage
 
     mixture = data.mixture
     assert mixture is not None
+    near = float(chi.ppf(chi.cdf(3, 2), mixture.dim))  # as large a share of true samples as within three standard deviations in the plane
     g, n = torch.Generator().manual_seed(seed + 1), len(samples)
     value = float(energy_distance(samples, mixture.sample(n, g)))
     distance = Estimate("energy distance", value, *two_sample_floor(energy_distance, mixture.sample, n, generator=g), n, n, "")
-    found = mode_coverage(samples, mixture)
-    true = [mode_coverage(mixture.sample(n, g), mixture) for _ in range(10)]
+    found = mode_coverage(samples, mixture, near)
+    true = [mode_coverage(mixture.sample(n, g), mixture, near) for _ in range(10)]
     shares, covered = (torch.tensor([float(v) for v in row]) for row in zip(*((c.share, c.covered) for c in true)))
     return [
         distance,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mathcore._validate import NotFiniteError
-from mathcore.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from mathcore.training.checkpoints import CheckpointError, digest_tensors, load_checkpoint, save_checkpoint
 from mathcore.training.config import Loss, TrainConfig, ema_decay, learning_rate
 from mathcore.training.engine import Engine, LossModule
 
@@ -26,7 +26,8 @@ class Trainer:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("the model has no parameters to train")
-        self.objective = engine.wrap(LossModule(model, torch.compile(model) if config.compile else model, loss))
+        called = torch.compile(model, dynamic=False) if config.compile else model  # batches have one shape
+        self.objective = engine.wrap(LossModule(model, called, loss))
         self.optimizer = torch.optim.AdamW(self.parameters, lr=float(config.lr), weight_decay=float(config.weight_decay), fused=True)
         self.average = [p.detach().clone() for p in self.parameters]
         if generator is None:
@@ -134,11 +135,18 @@ class Trainer:
                 state[index] = {k: torch.empty_like(like).copy_(v) if v.shape == like.shape else v for k, v in values.items()}
             self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
             self.for_batches.set_state(grouped["generator"]["batches"])
-            self.for_loss.set_state(grouped["generator"]["loss"])
+            self._continue_noise(grouped["generator"]["loss"])
         except (RuntimeError, KeyError, IndexError) as error:
             raise CheckpointError(f"checkpoint {path} does not fit this model or device: {error}") from error
         self.step = metadata["step"]
         self.losses[: self.step] = tensors["losses"]
+
+    def _continue_noise(self, state: Tensor) -> None:
+        """Take up the randomness of the loss; from the state of another kind of device, whose generator is another one, a new sequence begins."""
+        if state.shape == self.for_loss.get_state().shape:
+            self.for_loss.set_state(state)
+        else:
+            self.for_loss.manual_seed(int(digest_tensors({"": state})[:15], 16))
 
     def _compare(self, metadata: dict[str, Any], path: Path) -> None:
         """Raise unless the run can be continued under the present configuration."""

@@ -224,6 +224,18 @@ def test_reflow_learns_from_its_teacher(mathcore, build):
     assert "flow matching" in wrong.stderr
 
 
+@pytest.mark.parametrize("name", ["ring", "modes50"])
+def test_true_samples_are_near_a_mode_in_any_dimension(name):
+    """Within the distance that holds 98.9 % of a normal law, three standard deviations in the plane: the share of 400 has a standard error of 0.005."""
+    from mathcore.cli.evaluate import _points
+    from mathcore.experiments.datasets import open_data
+
+    data = open_data(name)
+    share = _points(data.draw(400, torch.Generator().manual_seed(5)), data, seed=0)[1]
+    assert share.value == pytest.approx(0.989, abs=0.025)
+    assert share.floor == pytest.approx(0.989, abs=0.01)
+
+
 @pytest.mark.parametrize("name", ["score-ring", "score-sde-digits", "vae-ring"])
 def test_evaluate_prints_floor_and_sample_size(mathcore, tmp_path, name):
     ok(mathcore("train", name, *TINY, "--set", "sampler_steps=2", "--out", tmp_path / "run"))

@@ -248,7 +248,7 @@ def test_compiled_training_is_the_same_training():
 
     torch._dynamo.reset()
     jaxtyping.config.update("jaxtyping_disable", True)  # the shape checker of the tests is no code to compile
-    compile_, torch.compile = torch.compile, lambda model: compile_(model, backend=backend)
+    compile_, torch.compile = torch.compile, lambda model, **options: compile_(model, backend=backend, **options)
     try:
         c = config(compile=True)
         got = fit(network(0), fixed, data, c)
