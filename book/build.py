@@ -64,6 +64,13 @@ def open_cache(build: Path, key: str) -> JupyterCacheBase:
     return get_cache(build / "cache")
 
 
+def open_store(root: Path) -> JupyterCacheBase:
+    """Open the store of executed notebooks of the book under ``root``, without what its library or its benchmark results have outdated."""
+    cache = open_cache(root / "_build", library_key())
+    forget_stale_results(cache, root / "_build", notebooks_of_toc(root))
+    return cache
+
+
 def forget_stale_results(cache: JupyterCacheBase, build: Path, notebooks: list[Path]) -> None:
     """Drop the stored run of a notebook that reads benchmark results, if these have changed since."""
     digest = hashlib.sha256()
@@ -124,8 +131,7 @@ def main() -> None:
     root = parser.parse_args().root.resolve()
     build = root / "_build"
     notebooks = notebooks_of_toc(root)
-    cache = open_cache(build, library_key())
-    forget_stale_results(cache, build, notebooks)
+    cache = open_store(root)
     execute(cache, notebooks)
     generate(root, [runs_of(cache, path) for path in notebooks])
     jupyter_book = Path(sys.executable).with_name("jupyter-book")

@@ -6,7 +6,7 @@ figure. What happens then is set by the environment variable ``MATHCORE_EXPLORE`
 =========  ====================================================================================================================
 ``widget``   (default) ipywidgets controls; every move calls ``draw`` again
 ``static``   the build of the book: all frames of the grid are drawn now and shown by one HTML block that needs no kernel and no network
-``first``    the test run: only the first frame is shown, and the last one of the grid is drawn to see that it can be
+``first``    the quickest run: only the first frame is shown, and the last one of the grid is drawn to see that it can be
 =========  ====================================================================================================================
 """
 

@@ -5,8 +5,6 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +12,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-from set_cycle import pin_key
+from set_cycle import graded_apart, pin_key
 
 from mathcore.assess import collecting, confine, grading, handout, release, source, variants
 from mathcore.assess.sandbox import Limits
@@ -24,13 +22,6 @@ pytestmark = pytest.mark.timeout(900)  # the first test waits for the course to 
 ROOT = Path(__file__).resolve().parents[2]
 CONFINED = bool(confine.landlock_version())
 LIMITS = Limits(cell_seconds=4, test_seconds=10, memory=3 << 30, patience=30)  # of a busy machine
-GRADE = """import dataclasses, json, sys
-from pathlib import Path
-from mathcore.assess import grading, release, source
-from mathcore.assess.sandbox import Limits
-problem = source.get_set(Path("notebooks/problem_sets"), "ps09")
-reports = grading.grade(problem, release.Course(Path(sys.argv[1])), limits=LIMITS, confined=sys.argv[2] == "True")
-print(json.dumps([dataclasses.asdict(report) for report in reports]))""".replace("LIMITS", repr(LIMITS))
 POINTS = {"q1": 10, "q2": 15, "q3": 15, "q4": 15, "q5": 10, "q6": 15, "q7": 10, "q8": 10}
 
 # What plausible and wicked students write: (question, what is replaced in the solution, by what, what the message must say)
@@ -173,13 +164,7 @@ def graded(tmp_path_factory):
             nbformat.write(mine, path)
         elif student == "broken":
             path.write_text('{"cells": [')
-    # in a process without the type checker of the tests, which makes their thousands of oracle calls ten times as slow
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", GRADE, course.root, str(CONFINED)], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    reports = [grading.Report(**report) for report in json.loads(run.stdout)]
-    return problem, course, {report.student: report for report in reports}
+    return problem, course, graded_apart(course, "ps09", LIMITS)
 
 
 def lost(report):

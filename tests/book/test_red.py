@@ -1,11 +1,13 @@
 """A false claim stops the build and turns the test run red; so does a claim that lost its control. The same book, put right, is green."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from jupyter_cache import get_cache
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -40,10 +42,10 @@ BOOKS = {
 }
 
 
-@pytest.fixture(params=BOOKS)
-def book(request, tmp_path):
+@pytest.fixture
+def book(name, tmp_path):
     """A book of one notebook with one claim; yields its folder and what the run has to say, or None if it has to pass."""
-    source, complaint = BOOKS[request.param]
+    source, complaint = BOOKS[name]
     code = {"cell_type": "code", "id": "claim", "metadata": {}, "source": source, "execution_count": None, "outputs": []}
     title = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# A page\n\nWith one claim."}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -60,16 +62,19 @@ def book(request, tmp_path):
 
 
 def run(*command, cwd):
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "book")}
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, check=False, env=environment)
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", ["true", "false"])
 def test_build(book):
     folder, complaint = book
     status, output = run(PROJECT / "book" / "build.py", "--root", folder, cwd=folder)
     page = folder / "_build" / "html" / "tiny.html"
     if complaint is None:
         assert status == 0, output
+        assert "Executing 1 notebook(s)" in output
         assert '<div class="claim">' in page.read_text(encoding="utf-8")
     else:
         assert status != 0, output
@@ -79,12 +84,22 @@ def test_build(book):
         assert not page.exists()
 
 
+@pytest.mark.parametrize("name", BOOKS)
 def test_notebook_run(book):
+    """What passed is not run again for the book; what failed is not kept."""
     folder, complaint = book
-    status, output = run("-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "tiny.ipynb", cwd=folder)
+    nbval = ["-m", "pytest", "-p", "keep_runs", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+    status, output = run(*nbval, "tiny.ipynb", cwd=folder)
+    kept = get_cache(folder / "_build" / "cache").list_cache_records()
     if complaint is None:
         assert status == 0, output
+        assert [Path(record.uri).name for record in kept] == ["tiny.ipynb"]
+        status, output = run(PROJECT / "book" / "build.py", "--root", folder, cwd=folder)
+        assert status == 0, output
+        assert "Executing 0 notebook(s)" in output
+        assert '<div class="claim">' in (folder / "_build" / "html" / "tiny.html").read_text(encoding="utf-8")
     else:
         assert status == 1, output
         assert "thm-2-1-1" in output
         assert complaint in output
+        assert kept == []
