@@ -110,16 +110,26 @@ class AffineSchedule:
             ValueError: more than one axis, NaN, infinite or outside the domain.
         """
         value = number_or_tensor(t, "t")
+        outside = f"t outside [{self.t_min}, {self.t_max}], the domain of the {self.name} schedule:"
+        if not isinstance(t, Tensor):
+            if not self.t_min <= t <= self.t_max:
+                raise ValueError(f"{outside} {t:.17g}")
+            return value
         low, high = value.new_tensor([self.t_min, self.t_max]).unbind()
-        refuse((value < low) | (value > high), value, f"t outside [{self.t_min}, {self.t_max}], the domain of the {self.name} schedule:")
+        refuse((value < low) | (value > high), value, outside)
         time = value.to(torch.float64)
         return time if value.dtype == torch.float64 else time + (time.clamp(self.t_min, self.t_max) - time).detach()
 
     def _at(self, t: Time, which: str) -> Tensor:
         time = self.as_time(t)
         value = getattr(self._law, which)(time)
-        value = value.to(t.dtype) if isinstance(t, Tensor) else value
-        refuse(~torch.isfinite(value), time, f"{which} of the {self.name} schedule is infinite or undefined at t =")
+        undefined = f"{which} of the {self.name} schedule is infinite or undefined at t ="
+        if not isinstance(t, Tensor):
+            if not math.isfinite(value):
+                raise ValueError(f"{undefined} {t:.17g}")
+            return value
+        value = value.to(t.dtype)
+        refuse(~torch.isfinite(value), time, undefined)
         return value
 
     # --- the dictionary of schedules ---------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def _figure(draw: Draw, values: dict[str, Value]) -> bytes:
             used = "an empty figure" if figure is blank else "a figure without axes"
             raise ValueError(f"draw left {used} for {values}; it must draw on the current figure or return one, and not call plt.show()")
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor="none", bbox_inches=None)
+        figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor="none", bbox_inches=None, pil_kwargs={"compress_level": 1})
         return buffer.getvalue()
     finally:
         for number in set(plt.get_fignums()) - before:
