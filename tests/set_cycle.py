@@ -38,7 +38,12 @@ print(json.dumps([dataclasses.asdict(report) for report in reports]))"""
 def graded_apart(course: release.Course, name: str, limits: Limits = LIMITS) -> dict[str, grading.Report]:
     """``{student: report}``, graded in a process without the type checker of the tests, which makes thousands of oracle calls ten times as slow."""
     words = [SETS, name, course.root, json.dumps(dataclasses.asdict(limits))]
-    run = subprocess.run([sys.executable, "-W", "error", "-W", "ignore:invalid escape sequence", "-c", GRADE, *map(str, words)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore:invalid escape sequence", "-c", GRADE, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     return {report["student"]: grading.Report(**report) for report in json.loads(run.stdout)}
 
