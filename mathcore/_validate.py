@@ -1,7 +1,7 @@
 """Input checks shared by every public function: one place, one wording."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,14 @@ from torch import Tensor
 
 class NotFiniteError(ValueError):
     """NaN or infinity in a tensor; training tells it from other bad arguments, since there it means that the run has diverged."""
+
+
+class UnknownNameError(ValueError):
+    """A name that is none of ``choices``."""
+
+    def __init__(self, message: str, choices: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.choices = list(choices)
 
 
 def floating(x: Any, name: str, ndim: int | None = None, dim: int | None = None) -> Tensor:
@@ -116,14 +124,14 @@ def one_of(value: str, allowed: Iterable[str], name: str) -> str:
     """Return ``value`` if it is one of ``allowed``; otherwise name the choices and the nearest match.
 
     Raises:
-        ValueError: ``value`` is not among ``allowed``.
+        ValueError: as UnknownNameError, ``value`` is not among ``allowed``.
     """
     choices = list(allowed)
     if value in choices:
         return value
     near = get_close_matches(str(value), choices, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(m) for m in near)}?" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}{hint}")
+    raise UnknownNameError(f"{name} must be one of {', '.join(choices)}; got {value!r}{hint}", choices)
 
 
 def per_sample(t: float | int | Tensor, x: Tensor, name: str = "t") -> Tensor:

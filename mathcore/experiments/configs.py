@@ -1,6 +1,5 @@
 """What an experiment is: data, network, objective, training and sampler at two sizes, and how ``--set key=value`` changes one of them."""
 
-import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -8,7 +7,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from mathcore._validate import count, one_of, positive
+from mathcore._validate import UnknownNameError, count, one_of, positive
 from mathcore.experiments.datasets import IMAGES, MIXTURES
 from mathcore.experiments.objectives.base import Objective
 from mathcore.settings import SCALES
@@ -154,7 +153,7 @@ def as_setting(value: Any) -> str:
 def choices(size: Size, key: str) -> tuple[str, ...]:
     """Return the names among which the value of ``key`` is chosen; empty where it is no name, or any.
 
-    They are taken from the message of the check that refuses other names, so that there is no second list to keep in step. For ``data`` they are those
+    They are those of the check that refuses other names, so that there is no second list to keep in step. For ``data`` they are those
     that suit the kind of network.
     """
     if key == "data":
@@ -169,9 +168,10 @@ def _instead_of(value: str, size: Size, key: str) -> list[str]:
     """The names that the check of ``key`` wants in the place of ``value``; none where it accepts it, or refuses it in another way."""
     try:
         _replaced(size, key.split("."), value)
-    except ValueError as error:
-        found = re.search(r" must be one of (.*); got ", str(error))
-        return found[1].split(", ") if found else []
+    except UnknownNameError as error:
+        return error.choices
+    except ValueError:
+        pass
     return []
 
 
