@@ -5,6 +5,7 @@ colours below were chosen to stay apart, and to keep a contrast of at least 3 to
 for normal vision and for the three kinds of colour blindness; a test measures it. Blue and vermillion are those of Okabe and Ito (2008).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, SupportsFloat
@@ -144,6 +145,30 @@ def use() -> None:
     """
     mpl.rcParams.update(RC)
     _configure_inline_backend()
+    _share_parsed_formulas()
+
+
+def _share_parsed_formulas() -> None:
+    """Let a figure use the formulas and tick labels that others have parsed: half of the time of a layout, hence of a frame under a slider.
+
+    matplotlib keeps the last 50 of each renderer, that is of each figure. A version that keeps them in another way is left alone.
+    """
+    from matplotlib.mathtext import MathTextParser
+
+    parse = getattr(getattr(MathTextParser, "_parse_cached", None), "__wrapped__", None)
+    if parse is None:  # another version, or done already
+        return
+    parsers: dict[str, Any] = {}
+
+    @functools.lru_cache(4096)
+    def parsed(output: str, *key: Any) -> Any:
+        return parse(parsers[output], *key)
+
+    def parse_cached(self: Any, *key: Any) -> Any:
+        parsers.setdefault(self._output_type, self)
+        return parsed(self._output_type, *key)
+
+    MathTextParser._parse_cached = parse_cached  # type: ignore[attr-defined]
 
 
 def _configure_inline_backend() -> None:

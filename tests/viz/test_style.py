@@ -1,4 +1,5 @@
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -142,3 +143,28 @@ def test_numbers_are_written_as_a_reader_writes_them(value, digits, written):
 def test_a_number_has_a_digit():
     with pytest.raises(ValueError, match="digits"):
         style.number(1.0, 0)
+
+
+def test_a_second_figure_parses_no_formula_again(monkeypatch):
+    """And is the same to the pixel; other text, another size or another resolution is parsed."""
+    from matplotlib import _mathtext
+
+    parsed, parse = [], _mathtext.Parser.parse
+    monkeypatch.setattr(_mathtext.Parser, "parse", lambda self, s, *rest: parsed.append(s) or parse(self, s, *rest))
+
+    def pixels(label, **kind):
+        figure, axes = plt.subplots(figsize=(2, 2), **kind)
+        axes.set_xlabel(label)
+        figure.canvas.draw()
+        return np.asarray(figure.canvas.buffer_rgba()).copy()
+
+    first = pixels(r"$\alpha_{17}^2$")
+    assert r"$\alpha_{17}^2$" in parsed
+    parsed.clear()
+    np.testing.assert_array_equal(pixels(r"$\alpha_{17}^2$"), first)
+    assert parsed == []
+    assert (pixels(r"$\alpha_{18}^2$") != first).any()
+    assert set(parsed) == {r"$\alpha_{18}^2$"}
+    parsed.clear()
+    pixels(r"$\alpha_{17}^2$", dpi=100)
+    assert r"$\alpha_{17}^2$" in parsed
