@@ -24,7 +24,7 @@ from mathcore.assess import handout
 from mathcore.assess.source import find_sets, load
 
 ROOT = Path(__file__).resolve().parents[1]
-CELL_TIMEOUT = 300
+CELL_TIMEOUT = 600
 # One thread per kernel: two kernels with two threads each on two cores run several times slower.
 KERNEL_ENV = {"OMP_NUM_THREADS": "1", "MATHCORE_EXPLORE": "static", "CI": "true"}
 
