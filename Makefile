@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 # a notebook that waits for a network which another one trains leaves its core to a third
 KERNELS ?= 3
-# a cell that hangs; the longest takes 30 s on a quiet machine, and several times that on a busy one
+# for a cell that hangs: the longest of those that do not took 96 s on the slowest machine so far
 CELL_TIMEOUT ?= 600
 # two workers with two torch threads each are several times slower on two cores than with one
 export OMP_NUM_THREADS = 1
