@@ -45,7 +45,7 @@ def test_the_conda_file_installs_the_lock():
     env = yaml.safe_load((ROOT / "environment.yml").read_text())
     conda = [d for d in env["dependencies"] if isinstance(d, str)]
     (pip,) = [d["pip"] for d in env["dependencies"] if isinstance(d, dict)]
-    assert pip == ["-r requirements.lock", "--no-deps -e ."]
+    assert pip == ["-r requirements.lock", "-e ."]  # each is a line of a requirements file: no --no-deps there
     (python,) = [d.removeprefix("python=") for d in conda if d.startswith("python=")]
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(python)
     assert "pip" in conda
