@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mathcore._types import Time
-from mathcore._validate import positive
+from mathcore._validate import finite, positive
 
 Function = Callable[[Tensor], Tensor]
 
@@ -82,7 +82,8 @@ def number_or_tensor(value: Time, name: str) -> Tensor:
         raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
     if value.ndim > 1:
         raise ValueError(f"{name} must be a number, 0-d or of shape (N,), got shape {tuple(value.shape)}")
-    refuse(~torch.isfinite(value), value, f"{name} must be finite, got")
+    if not finite(value):
+        refuse(~torch.isfinite(value), value, f"{name} must be finite, got")
     return value
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mathcore._schedule_tools import Function, Law, bisect, check_law, linear_beta, number_or_tensor, refuse
 from mathcore._types import Time
-from mathcore._validate import positive
+from mathcore._validate import finite, positive
 from mathcore.discrete_schedule import DiscreteSchedule
 
 __all__ = ["AffineSchedule", "DiscreteSchedule"]
@@ -115,8 +115,11 @@ class AffineSchedule:
             if not self.t_min <= t <= self.t_max:
                 raise ValueError(f"{outside} {t:.17g}")
             return value
-        low, high = value.new_tensor([self.t_min, self.t_max]).unbind()
-        refuse((value < low) | (value > high), value, outside)
+        if value.numel():
+            low, high = value.new_tensor([self.t_min, self.t_max]).tolist()
+            least, most = torch.aminmax(value.detach())  # two reductions, which cost less than masks
+            if least < low or most > high:
+                refuse((value < low) | (value > high), value, outside)
         time = value.to(torch.float64)
         return time if value.dtype == torch.float64 else time + (time.clamp(self.t_min, self.t_max) - time).detach()
 
@@ -129,7 +132,8 @@ class AffineSchedule:
                 raise ValueError(f"{undefined} {t:.17g}")
             return value
         value = value.to(t.dtype)
-        refuse(~torch.isfinite(value), time, undefined)
+        if not finite(value):
+            refuse(~torch.isfinite(value), time, undefined)
         return value
 
     # --- the dictionary of schedules ---------------------------------------------------------------------------------------------
