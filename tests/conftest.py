@@ -4,6 +4,7 @@ import hypothesis
 import jaxtyping
 import pytest
 import torch
+import typechecker
 
 # Every annotated signature of mathcore is checked while the tests run. Must precede the first import of the package.
 jaxtyping.install_import_hook("mathcore", "typechecker.checked")
@@ -13,6 +14,12 @@ torch.set_num_threads(1)
 # The same examples in every run: a red run is then about the change and not about the draw.
 hypothesis.settings.register_profile("book", derandomize=True)
 hypothesis.settings.load_profile("book")
+
+
+@pytest.fixture(autouse=True)
+def _distrust():
+    """Let the checker of signatures start anew in each test."""
+    typechecker.distrust()
 
 
 @pytest.fixture
