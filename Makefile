@@ -10,6 +10,8 @@ KERNELS ?= 3
 CELL_TIMEOUT ?= 600
 # two workers with two torch threads each are several times slower on two cores than with one
 export OMP_NUM_THREADS = 1
+# hundreds of processes read the package: it is compiled once, also where the environment forbids it
+export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help env book test test-unit test-notebooks test-book problem-sets lab serve lint format bench clean
@@ -40,7 +42,7 @@ test-notebooks: env
 	PYTHONPATH=book $(BIN)/python -m pytest -p keep_runs notebooks book --ignore=book/generated --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) -n $(KERNELS) --dist loadfile -q
 
 test-book: book
-	$(BIN)/python -m pytest tests/book -n $(JOBS) -q
+	$(BIN)/python -m pytest tests/book -n $(JOBS) --dist loadgroup -q
 
 problem-sets: env  ## release the problem sets; STUDENTS=roster.csv for numbers of their own, COURSE=folder, SETS="ps09"
 	$(BIN)/python -m mathcore.assess release $(SETS) $(if $(STUDENTS),--students $(STUDENTS)) $(if $(COURSE),--course $(COURSE))

@@ -37,18 +37,21 @@ def test_the_book_is_the_one_of_this_code(html):
     assert (ROOT / "_build" / "cache-key").read_text() == library_key(), "the library has changed since the book was built: run `make book`"
 
 
+@pytest.mark.xdist_group("ledger")
 def test_every_checked_row_left_a_record_with_a_control(runs):
     rows = [row for row in ledger().rows.values() if row.status == "checked" and row.notebook in runs]
     bare = [row.id for row in rows if not any(r["checks"] and r["controls"] for r in runs[row.notebook].of(row.id))]
     assert bare == []
 
 
+@pytest.mark.xdist_group("ledger")
 def test_every_record_belongs_to_a_checked_row_of_its_notebook(runs):
     """A cross-check in another notebook may mention a row, but no claim block runs for a row that is only shown or read."""
     stray = [id for run in runs.values() for record in run.records for id in record["ids"] if ledger().row(id).status != "checked"]
     assert stray == []
 
 
+@pytest.mark.xdist_group("ledger")
 def test_every_row_of_the_book_is_on_the_ledger_page(html, runs):
     page = BeautifulSoup((html / "book" / "generated" / "ledger.html").read_text(encoding="utf-8"), "html.parser")
     targets = {tag["href"].rpartition("#")[2] for tag in page.select("article a[href*='#']")}

@@ -99,12 +99,12 @@ def test_page(open_page, name):
     page.add_style_tag(content=STILL)
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme; document.documentElement.dataset.mode = theme }", theme)
-        facts = page.evaluate(FACTS)
-        assert facts["title"]
-        for fault in ("untypeset", "errors", "raw", "broken", "silent"):
-            assert facts[fault] == [], fault
         assert page.evaluate(OVERFLOW) == []
         shoot(page, f"{name}-{theme}")
+    facts = page.evaluate(FACTS)
+    assert facts["title"]
+    for fault in ("untypeset", "errors", "raw", "broken", "silent"):
+        assert facts[fault] == [], fault
     if name in NOTEBOOKS:  # each has one, see below
         move_a_slider(page)
     page.set_viewport_size({"width": 390, "height": 844})
@@ -157,6 +157,7 @@ def tags(html):
     return {path.relative_to(html).as_posix(): Tags(path.read_text(encoding="utf-8")).found for path in pages}
 
 
+@pytest.mark.xdist_group("tags")
 def test_links_and_anchors_resolve(tags):
     """Every relative link of every page leads to a file of the book, and every fragment to an element of that page."""
     ids = {
@@ -181,6 +182,7 @@ def test_links_and_anchors_resolve(tags):
     assert seen > len(tags)
 
 
+@pytest.mark.xdist_group("tags")
 def test_every_page_of_the_contents_is_reachable_from_the_first(tags):
     links = {
         (HTML / "book" / unquote(urlsplit(a["href"]).path)).resolve()
@@ -190,6 +192,7 @@ def test_every_page_of_the_contents_is_reachable_from_the_first(tags):
     assert {(HTML / f"{name}.html").resolve() for name in PAGES[1:]} <= links
 
 
+@pytest.mark.xdist_group("tags")
 def test_nothing_is_loaded_from_elsewhere(tags):
     """Scripts, styles, pictures and fonts named in the pages are files of the book."""
     dead, seen = [], 0
