@@ -82,8 +82,7 @@ def number_or_tensor(value: Time, name: str) -> Tensor:
         raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
     if value.ndim > 1:
         raise ValueError(f"{name} must be a number, 0-d or of shape (N,), got shape {tuple(value.shape)}")
-    if not finite(value):
-        refuse(~torch.isfinite(value), value, f"{name} must be finite, got")
+    refuse_infinite(value, value, f"{name} must be finite, got")
     return value
 
 
@@ -91,3 +90,17 @@ def refuse(bad: Tensor, values: Tensor, message: str) -> None:
     """Raise ``ValueError(message)`` with the first offending value, if there is one."""
     if bool(bad.any()):
         raise ValueError(f"{message} {float(values[bad].reshape(-1)[0]):.17g}")
+
+
+def refuse_infinite(values: Tensor, at: Tensor, message: str) -> None:
+    """Refuse with the first of ``at`` where ``values`` is not finite; no mask is made where all are."""
+    if not finite(values):
+        refuse(~torch.isfinite(values), at, message)
+
+
+def refuse_outside(values: Tensor, low: float, high: float, message: str) -> None:
+    """Refuse finite ``values`` outside [low, high], both rounded to their dtype; no mask is made where all are inside."""
+    if values.numel():
+        bounds = values.new_tensor([low, high]).tolist()
+        if values.detach().min() < bounds[0] or values.detach().max() > bounds[1]:
+            refuse((values < bounds[0]) | (values > bounds[1]), values, message)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mathcore._schedule_tools import number_or_tensor, refuse
+from mathcore._schedule_tools import number_or_tensor, refuse, refuse_infinite, refuse_outside
 from mathcore._types import Time
 from mathcore._validate import floating, per_sample
 from mathcore.schedules import AffineSchedule, check_affine
@@ -75,7 +75,7 @@ class Interpolation:
             TypeError: not a number or floating tensor. ValueError: more than one axis, NaN, infinite or outside [0, 1].
         """
         value = number_or_tensor(t, "t")
-        refuse((value < 0) | (value > 1), value, f"t outside [0, 1], the domain of the {self.name} interpolation:")
+        refuse_outside(value, 0.0, 1.0, f"t outside [0, 1], the domain of the {self.name} interpolation:")
         return value.to(torch.float64)
 
     def coefficients(self, t: Time) -> tuple[Values, Values, Values, Values]:
@@ -94,7 +94,7 @@ class Interpolation:
         time = self.as_time(t)
         value = self._law[which](time)
         value = value.to(t.dtype) if isinstance(t, Tensor) else value
-        refuse(~torch.isfinite(value), time, f"{which} of the {self.name} interpolation is infinite or undefined at t =")
+        refuse_infinite(value, time, f"{which} of the {self.name} interpolation is infinite or undefined at t =")
         return value
 
     # --- the dictionary of paths (Table 5.2) -------------------------------------------------------------------------------------

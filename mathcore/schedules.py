@@ -13,9 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mathcore._schedule_tools import Function, Law, bisect, check_law, linear_beta, number_or_tensor, refuse
+from mathcore._schedule_tools import (
+    Function,
+    Law,
+    bisect,
+    check_law,
+    linear_beta,
+    number_or_tensor,
+    refuse,
+    refuse_infinite,
+    refuse_outside,
+)
 from mathcore._types import Time
-from mathcore._validate import finite, positive
+from mathcore._validate import positive
 from mathcore.discrete_schedule import DiscreteSchedule
 
 __all__ = ["AffineSchedule", "DiscreteSchedule"]
@@ -115,11 +125,7 @@ class AffineSchedule:
             if not self.t_min <= t <= self.t_max:
                 raise ValueError(f"{outside} {t:.17g}")
             return value
-        if value.numel():
-            low, high = value.new_tensor([self.t_min, self.t_max]).tolist()
-            least, most = torch.aminmax(value.detach())  # two reductions, which cost less than masks
-            if least < low or most > high:
-                refuse((value < low) | (value > high), value, outside)
+        refuse_outside(value, self.t_min, self.t_max, outside)
         time = value.to(torch.float64)
         return time if value.dtype == torch.float64 else time + (time.clamp(self.t_min, self.t_max) - time).detach()
 
@@ -132,8 +138,7 @@ class AffineSchedule:
                 raise ValueError(f"{undefined} {t:.17g}")
             return value
         value = value.to(t.dtype)
-        if not finite(value):
-            refuse(~torch.isfinite(value), time, undefined)
+        refuse_infinite(value, time, undefined)
         return value
 
     # --- the dictionary of schedules ---------------------------------------------------------------------------------------------
