@@ -6,7 +6,7 @@ import pytest
 import torch
 import typechecker
 
-# Every annotated signature of mathcore is checked while the tests run. Must precede the first import of the package.
+# Every annotated signature of mathcore is checked while the tests run, in the first calls of each test. Must precede the first import of the package.
 jaxtyping.install_import_hook("mathcore", "typechecker.checked")
 
 torch.set_num_threads(1)

@@ -99,6 +99,7 @@ def test_the_build_stops_at_bad_claims(tested):
     assert status != 0, output
     assert "Executing 3 notebook(s)" in output
     assert "3 of 4 notebooks failed" in output
+    assert "thm-2-1-1" in output
     for name, (_, complaint) in BAD.items():
         assert f"{name}.ipynb failed" in output
         assert complaint in output
